@@ -1,0 +1,9 @@
+"""Helpers and finished implementations of the book *Batch Normalization from First Principles*.
+
+Each module holds one idea, in the order in which data flows: ``norm`` (the mathematics and
+the layer), ``conformance`` (checked against PyTorch), ``data``, ``models``, ``train``,
+``probe``, ``deploy``; ``plot`` and ``exercises`` serve all chapters. Importing the package
+imports none of them.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,297 @@
+"""Batch normalisation as chapters 2, 3 and 4 derive it: NumPy functions, then the PyTorch layer.
+
+Everywhere, ``x`` has shape (N, C) or (N, C, L): N examples, C channels, L positions.
+Statistics are taken per channel over the m = N or m = N * L remaining values, in two
+passes (first the mean, then the mean squared deviation from it), with the biased
+variance, as in Ioffe & Szegedy (2015), arXiv:1502.03167, Algorithm 1.
+"""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "BatchNorm1d",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_stats",
+    "normalize",
+]
+
+
+def batch_norm_forward(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5
+) -> np.ndarray:
+    """Normalise each channel of a batch, then scale and shift it (chapter 2).
+
+    Parameters
+    ----------
+    x : array, shape (N, C) or (N, C, L)
+    weight, bias : arrays, shape (C,)
+        The scale gamma and the shift beta.
+    eps : float
+        Added to the variance, inside the square root.
+
+    Returns
+    -------
+    array, shape of ``x``
+    """
+    axes = (0, *range(2, x.ndim))
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    mean = x.mean(axes, keepdims=True)  # (1, C) or (1, C, 1)
+    var = ((x - mean) ** 2).mean(axes, keepdims=True)  # (1, C) or (1, C, 1)
+    x_hat = (x - mean) / np.sqrt(var + eps)
+    return weight.reshape(shape) * x_hat + bias.reshape(shape)
+
+
+def batch_norm_backward(
+    dy: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: float = 1e-5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of a scalar loss through :func:`batch_norm_forward` (chapter 3).
+
+    Parameters
+    ----------
+    dy : array, shape of ``x``
+        Gradient of the loss with respect to the output.
+    x : array, shape (N, C) or (N, C, L)
+        The input of the forward pass.
+    weight : array, shape (C,)
+    eps : float
+
+    Returns
+    -------
+    dx, dweight, dbias : arrays, shapes of ``x``, (C,) and (C,)
+    """
+    axes = (0, *range(2, x.ndim))
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    mean = x.mean(axes, keepdims=True)  # (1, C) or (1, C, 1)
+    var = ((x - mean) ** 2).mean(axes, keepdims=True)
+    std = np.sqrt(var + eps)
+    x_hat = (x - mean) / std
+    along_one = dy.mean(axes, keepdims=True)
+    along_x_hat = (dy * x_hat).mean(axes, keepdims=True)
+    dx = weight.reshape(shape) / std * (dy - along_one - x_hat * along_x_hat)
+    return dx, (dy * x_hat).sum(axes), dy.sum(axes)
+
+
+def batch_stats(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, in two passes (chapter 4).
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, C) or (N, C, L)
+
+    Returns
+    -------
+    mean, var : Tensors, shape (C,)
+    """
+    dims = (0, *range(2, x.dim()))
+    mean = x.mean(dims, keepdim=True)  # (1, C) or (1, C, 1)
+    mean = mean + (x - mean).mean(dims, keepdim=True)  # what rounding left over
+    var = (x - mean).square().mean(dims)  # (C,)
+    return mean.flatten(), var
+
+
+def normalize(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Shift and scale each channel by the statistics given, then by weight and bias.
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, C) or (N, C, L)
+    mean, var : Tensors, shape (C,)
+        Of the batch in training, running estimates in evaluation (chapter 7).
+    weight, bias : Tensors, shape (C,), or None for 1 and 0
+    eps : float
+
+    Returns
+    -------
+    Tensor, shape of ``x``
+    """
+    shape = (1, -1, *(1,) * (x.dim() - 2))
+    y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + eps)
+    if weight is not None:
+        y = y * weight.view(shape)
+    return y if bias is None else y + bias.view(shape)
+
+
+class BatchNorm1d(nn.Module):
+    """Drop-in for ``torch.nn.BatchNorm1d``, written from ``nn.Module`` up (chapter 4).
+
+    Same constructor, attributes, ``state_dict``, train/eval behaviour and exception
+    types; ``bias`` (PyTorch 2.13) is accepted on every version. Half-precision input
+    is normalised in float32 and returned in its own dtype, as PyTorch does.
+
+    Parameters
+    ----------
+    num_features : int
+        C, the number of channels of the input (N, C) or (N, C, L).
+    eps : float
+        Added to the variance inside the root; must be positive in training.
+    momentum : float or None
+        Weight of the new batch in the running statistics (not the optimiser's
+        momentum); None takes the plain average over all batches.
+    affine : bool
+        Learn a weight (gamma) and a bias (beta) per channel.
+    track_running_stats : bool
+        Keep running statistics for evaluation; else each batch uses its own.
+    device, dtype
+        Of the parameters and buffers.
+    bias : bool
+        With ``affine``, False leaves the shift out.
+
+    Raises
+    ------
+    ValueError
+        Input not 2-D or 3-D; one value per channel; eps not positive in training;
+        one of the two running statistics missing.
+    RuntimeError
+        Wrong number of channels; dtypes of input and parameters do not fit.
+    NotImplementedError
+        Input that is not floating point.
+    """
+
+    _version = 2  # as in PyTorch: from 2 on the state holds num_batches_tracked
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device=None,
+        dtype=None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        new = partial(torch.empty, num_features, device=device, dtype=dtype)
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            self.register_parameter(name, nn.Parameter(new()) if wanted else None)
+        self.register_buffer("running_mean", new() if track_running_stats else None)
+        self.register_buffer("running_var", new() if track_running_stats else None)
+        count = torch.tensor(0, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", count)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Set the running statistics to mean 0, variance 1 and no batch seen."""
+        if self.track_running_stats:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Set the running statistics, the weight (to 1) and the bias (to 0)."""
+        self.reset_running_stats()
+        if self.affine:
+            nn.init.ones_(self.weight)
+            if self.bias is not None:
+                nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, shape (N, C) or (N, C, L); training also updates statistics."""
+        self._check_input(x)
+        if self.training and self.track_running_stats:
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        z = x.float() if half else x
+        mean, var = self.running_mean, self.running_var
+        if self.training or mean is None:
+            mean, var = batch_stats(z)
+            if self.training and self.track_running_stats:
+                self._update_running_stats(mean, var, x.numel() // max(x.size(1), 1))
+        return normalize(z, mean, var, self.weight, self.bias, self.eps).to(x.dtype)
+
+    @torch.no_grad()
+    def _update_running_stats(self, mean: Tensor, var: Tensor, m: int) -> None:
+        """Move the running statistics towards those of a batch of m values a channel."""
+        if self.running_mean is None or m == 0:
+            return
+        factor = self.momentum
+        if factor is None:  # plain average: the n-th batch counts 1 / n
+            count = self.num_batches_tracked
+            factor = 0.0 if count is None else 1.0 / float(count)
+        unbiased = var * (m / (m - 1))  # Bessel's correction, stored only
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.mul_(1 - factor).add_(new.to(running.dtype), alpha=factor)
+
+    def _check_input(self, x: Tensor) -> None:
+        """Raise what PyTorch raises for the same mistake, and say what to do."""
+        if x.dim() not in (2, 3):
+            raise ValueError(
+                f"expected 2D or 3D input (got {x.dim()}D input): "
+                "give it shape (N, C) or (N, C, L)"
+            )
+        self._check_channels(x)
+        self._check_dtype(x)
+        by_batch = self.training or self.running_mean is None
+        if by_batch and x.numel() == x.size(1):
+            raise ValueError(
+                "Expected more than 1 value per channel when training, got input size "
+                f"{tuple(x.shape)}: use a larger batch, drop the last one, or call eval()"
+            )
+        if self.eps < 0 or (by_batch and self.eps == 0):
+            raise ValueError(
+                f"batch_norm eps must be positive during training, but got {self.eps}: "
+                "it keeps a constant channel from dividing by zero; try 1e-5"
+            )
+
+    def _state(self) -> dict[str, Tensor]:
+        """The parameters and running statistics that are there, by name."""
+        names = ("weight", "bias", "running_mean", "running_var")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+    def _check_channels(self, x: Tensor) -> None:
+        state = self._state()
+        if ("running_mean" in state) != ("running_var" in state):
+            raise ValueError(
+                "running_mean and running_var must either both be None or neither be None"
+            )
+        for name, value in state.items():
+            if value.numel() != x.size(1):
+                raise RuntimeError(
+                    f"{name} should contain {x.size(1)} elements not {value.numel()}: "
+                    f"the input {tuple(x.shape)} has {x.size(1)} channels in dimension 1"
+                )
+
+    def _check_dtype(self, x: Tensor) -> None:
+        if not x.is_floating_point():
+            raise NotImplementedError(
+                f'"batch_norm" not implemented for {x.dtype}: convert the input to float'
+            )
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        for name, value in self._state().items():
+            if value.dtype != x.dtype and not (half and value.dtype == torch.float32):
+                raise RuntimeError(
+                    f"mixed dtype: the input is {x.dtype} but {name} is {value.dtype}; "
+                    "convert one of them"
+                )
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments, as ``repr`` shows them."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
+        """Accept a state saved before num_batches_tracked existed (version 1)."""
+        key = prefix + "num_batches_tracked"
+        old = (local_metadata.get("version") or 1) < 2
+        if old and self.track_running_stats and key not in state_dict:
+            state_dict[key] = self.num_batches_tracked
+        nn.Module._load_from_state_dict(self, state_dict, prefix, local_metadata, *args)
