@@ -1,0 +1,146 @@
+"""Check a learner's answer and say what is off, without giving the answer away.
+
+In a chapter, an exercise ends with::
+
+    from bnutils import exercises
+    exercises.check("03.2", my_function)
+
+The checkers of chapter 3 live in ``bnutils/exercises/ch03.py``. Each is a function that takes
+the answer and returns None when it is right, or one sentence that says what is off::
+
+    from bnutils.exercises import exercise
+
+    @exercise("03.2")
+    def closed_form(answer):
+        result = answer(x.copy())
+        if close(result, expected):
+            return None
+        if close(result, expected_with_unbiased_variance):
+            return "the variance divides by m - 1; which one normalises?"
+        return f"the largest error is {gap(result, expected)}"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Verdict", "as_array", "check", "close", "exercise", "gap", "registry"]
+
+_CHECKERS: dict[str, Callable[[Any], str | None]] = {}
+_UNANSWERED = "not answered yet: replace the `...` with your code and run the cell again"
+
+
+class Verdict(NamedTuple):
+    """What :func:`check` says: the exercise's number, right or not, and a remark."""
+
+    number: str
+    right: bool
+    remark: str
+
+    def __repr__(self) -> str:
+        return f"Exercise {self.number}: {self.remark}"
+
+    def __bool__(self) -> bool:
+        return self.right
+
+
+def exercise(number: str) -> Callable:
+    """Register the decorated function as the checker of exercise ``number`` ("03.2")."""
+
+    def register(checker: Callable[[Any], str | None]) -> Callable:
+        _CHECKERS[number] = checker
+        return checker
+
+    return register
+
+
+def registry(chapter: str) -> dict[str, Callable]:
+    """The checkers of one chapter ("03"), by exercise number."""
+    try:
+        importlib.import_module(f"bnutils.exercises.ch{chapter}")
+    except ModuleNotFoundError as error:
+        if error.name != f"bnutils.exercises.ch{chapter}":
+            raise
+    return {n: f for n, f in sorted(_CHECKERS.items()) if n.startswith(f"{chapter}.")}
+
+
+def check(number: str, answer: Any) -> Verdict:
+    """Judge the answer to one exercise.
+
+    Parameters
+    ----------
+    number : str
+        Chapter and exercise, as printed in the book: "03.2".
+    answer : object
+        What the exercise asks for, usually a function, sometimes a number.
+
+    Returns
+    -------
+    Verdict
+        True in a condition when the answer is right; its text says what is off.
+
+    Raises
+    ------
+    KeyError
+        There is no exercise of that number.
+    """
+    checkers = registry(number.partition(".")[0])
+    if number not in checkers:
+        known = ", ".join(checkers) or "none in that chapter"
+        raise KeyError(f"no exercise {number!r}; there are: {known}")
+    if _unanswered(answer):
+        return Verdict(number, False, _UNANSWERED)
+    try:
+        remark = checkers[number](_Watched(answer) if callable(answer) else answer)
+    except _Unanswered:
+        remark = _UNANSWERED
+    except Exception as error:  # noqa: BLE001, any mistake is the learner's to read
+        remark = f"your answer raised {type(error).__name__}: {error}"
+    return Verdict(number, remark is None, remark or "right")
+
+
+class _Unanswered(Exception):
+    """The learner's function returned nothing."""
+
+
+class _Watched:
+    """The learner's function; says so when it returns nothing yet."""
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+
+    def __call__(self, *args, **kwargs):
+        result = self.function(*args, **kwargs)
+        if _unanswered(result):
+            raise _Unanswered
+        return result
+
+    def __getattr__(self, name: str):
+        return getattr(self.function, name)
+
+
+def _unanswered(value: Any) -> bool:
+    return value is None or value is Ellipsis
+
+
+def as_array(value: Any) -> np.ndarray:
+    """A NumPy float64 copy of a number, list, array or tensor."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().double().numpy()
+    return np.array(value, dtype=float)
+
+
+def gap(answer: Any, expected: Any) -> float:
+    """Largest absolute difference; infinite when the shapes differ."""
+    a, b = as_array(answer), as_array(expected)
+    return float(abs(a - b).max(initial=0.0)) if a.shape == b.shape else float("inf")
+
+
+def close(answer: Any, expected: Any, tolerance: float = 1e-6) -> bool:
+    """Same shape and every element within ``tolerance``, absolute and relative."""
+    a, b = as_array(answer), as_array(expected)
+    return a.shape == b.shape and np.allclose(a, b, rtol=tolerance, atol=tolerance)

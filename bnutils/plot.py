@@ -1,0 +1,106 @@
+"""The book's figure style and the figures that several chapters draw.
+
+Figures have a white background; in the book's dark mode a style sheet inverts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WITH", "WITHOUT"]
+__all__ += ["WIDTH", "band", "histograms", "use_style"]
+
+# Okabe & Ito's palette: distinguishable with every common colour blindness.
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#707070"
+
+WIDTH = 6.4  # inches, the widest figure of the book
+
+WITH = {"color": BLUE, "linestyle": "-", "label": "with BN"}
+WITHOUT = {"color": ORANGE, "linestyle": "--", "label": "without BN"}
+
+_STYLE = {
+    "figure.figsize": (WIDTH, 3.2),
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": mpl.cycler(color=[BLUE, ORANGE, GREEN, PURPLE, SKY, GREY]),
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+def use_style() -> None:
+    """Set the book's Matplotlib style; in a notebook, draw at twice the resolution."""
+    mpl.rcParams.update(mpl.rcParamsDefault | _STYLE | {"backend": mpl.get_backend()})
+    try:
+        from IPython import get_ipython
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    if get_ipython() is not None:
+        set_matplotlib_formats("retina")
+
+
+def band(ax: Axes, x: Sequence[float], runs: np.ndarray, **style) -> None:
+    """Draw the mean of several runs as a line and their range as a band.
+
+    Parameters
+    ----------
+    ax : Axes
+    x : sequence of length T
+    runs : array, shape (seeds, T)
+    **style
+        Of the line, for example ``**WITH``.
+    """
+    runs = np.asarray(runs, dtype=float)
+    (line,) = ax.plot(x, runs.mean(0), **style)
+    ax.fill_between(
+        x, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.2, lw=0
+    )
+
+
+def histograms(
+    axes: Sequence[Axes],
+    values: Mapping[str, np.ndarray],
+    bins: np.ndarray | int = 60,
+    **style,
+) -> None:
+    """Draw one histogram per entry of ``values``, titled by name, on a common scale.
+
+    Parameters
+    ----------
+    axes : as many Axes as there are entries
+    values : name to array of any shape
+    bins : edges shared by all panels, or their number over the common range
+    **style
+        Of the filled histogram, for example ``color=plot.BLUE``.
+
+    Raises
+    ------
+    ValueError
+        Fewer axes than arrays.
+    """
+    if len(axes) < len(values):
+        raise ValueError(f"{len(values)} histograms need as many axes, got {len(axes)}")
+    flat = {name: np.asarray(v, dtype=float).ravel() for name, v in values.items()}
+    if isinstance(bins, int):
+        every = np.concatenate(list(flat.values()))
+        bins = np.linspace(every.min(), every.max(), bins + 1)
+    for ax, (name, v) in zip(axes, flat.items()):
+        share = np.full(v.size, 100 / v.size)
+        ax.hist(np.clip(v, bins[0], bins[-1]), bins, weights=share, **style)
+        ax.set_title(name)
