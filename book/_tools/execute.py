@@ -1,0 +1,178 @@
+"""Re-execute the notebooks whose stored outputs no longer fit their code.
+
+    python book/_tools/execute.py [--force] [--jobs N] [notebook ...]
+
+Each notebook runs in a fresh kernel, from its own folder, with one thread, on the real MNIST.
+A notebook is written only after it ran to the end; on failure it stays as it was, the cell and
+its error are printed, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import provenance
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from normalise import normalise, text
+from PIL import Image
+
+LIBRARIES = ("numpy", "torch", "matplotlib", "scikit-learn")
+KERNEL_ENVIRONMENT = {
+    "BNUTILS_PROGRESS": "0",  # no progress bars in stored outputs
+    "OMP_NUM_THREADS": "1",  # the same bits on every run
+    "PYTHONHASHSEED": "0",
+    "PYTHONPATH": str(provenance.ROOT),
+}
+
+
+class Failure(Exception):
+    """A notebook could not be executed; the message names the cell."""
+
+
+def chapter(path: Path) -> str:
+    """The chapter's number, from the file name: "03"."""
+    return path.name[:2]
+
+
+def is_fresh(path: Path) -> bool:
+    """Whether a notebook's outputs were stored from its code as it is now."""
+    nb = json.loads(path.read_text("utf8"))
+    stored = nb["metadata"].get(provenance.KEY, {})
+    return stored.get("code") == provenance.fingerprint(nb, chapter(path))
+
+
+def record(nb: dict, path: Path) -> dict:
+    """What produced the outputs, for the notebook's metadata."""
+    versions = {name: version(name).partition("+")[0] for name in LIBRARIES}
+    versions["python"] = ".".join(map(str, sys.version_info[:2]))
+    return {
+        "code": provenance.fingerprint(nb, chapter(path)),
+        "data": "MNIST" if provenance.uses_data(nb, chapter(path)) else "none",
+        "threads": 1,
+        "versions": dict(sorted(versions.items())),
+    }
+
+
+def _check_outputs(nb: dict) -> None:
+    """Refuse to store what a reader should not see: anything on stderr."""
+    for number, cell in enumerate(nb["cells"], 1):
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                first = "".join(output["text"]).strip().splitlines()[0]
+                raise Failure(f"cell {number} wrote to stderr: {first}")
+
+
+def _shrink_figures(nb: dict) -> None:
+    """Store figures with a palette of 128 colours, about a third of the bytes."""
+    for cell in nb["cells"]:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                drawn = io.BytesIO(base64.b64decode(output["data"]["image/png"]))
+                image = Image.open(drawn).convert("RGB")
+                small = io.BytesIO()
+                image.quantize(128, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+                output["data"]["image/png"] = base64.b64encode(small.getvalue()).decode()
+
+
+def execute(path: Path, timeout: int) -> float:
+    """Run one notebook and store its outputs; seconds it took."""
+    start = time.perf_counter()
+    nb = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        nb,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    try:
+        client.execute(env=os.environ | KERNEL_ENVIRONMENT)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        ran = [c for c in nb["cells"] if c.get("execution_count") or c.get("outputs")]
+        number = nb["cells"].index(ran[-1]) + 1 if ran else 1
+        raise Failure(f"cell {number} failed\n{error}") from None
+    _check_outputs(nb)
+    _shrink_figures(nb)
+    nb["metadata"][provenance.KEY] = record(nb, path)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        scratch.write_text(text(normalise(nb)), "utf8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return time.perf_counter() - start
+
+
+def data_in_use() -> str:
+    """Name of the data set that the notebooks would load here."""
+    command = "from bnutils import data; print(data.load().name)"
+    environment = os.environ | KERNEL_ENVIRONMENT
+    run = subprocess.run(
+        [sys.executable, "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    if run.returncode:
+        raise Failure(f"the data cannot be loaded: {run.stderr.strip().splitlines()[-1]}")
+    return run.stdout.strip()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all")
+    parser.add_argument("--force", action="store_true", help="also those still fresh")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds for a cell")
+    return parser.parse_args()
+
+
+def _report(path: Path, timeout: int) -> bool:
+    print(f"{path.name} ...", flush=True)
+    try:
+        seconds = execute(path.resolve(), timeout)
+    except Failure as failure:
+        print(f"{path.name} FAILED, left as it was: {failure}", flush=True)
+        return False
+    print(f"{path.name} stored, {seconds:.1f} s", flush=True)
+    return True
+
+
+def main() -> int:
+    """Execute what is stale; 0 when every notebook is fresh afterwards."""
+    options = _arguments()
+    paths = sorted(options.notebooks or provenance.NOTEBOOKS.glob("*.ipynb"))
+    stale = [p for p in paths if options.force or not is_fresh(p)]
+    print(f"{len(paths)} notebooks, {len(stale)} to execute", flush=True)
+    readable = (json.loads(p.read_text("utf8")) for p in stale)
+    if any(provenance.uses_data(nb, "") for nb in readable):
+        try:
+            name = data_in_use()
+        except Failure as failure:
+            name = str(failure)
+        if name != "MNIST":
+            print(
+                f"Stored outputs come from MNIST, but here: {name}. Set BNUTILS_DATA to a "
+                "folder that holds it, or connect to a network so that it is downloaded."
+            )
+            return 1
+    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
+        done = list(pool.map(lambda p: _report(p, options.timeout), stale))
+    return 0 if all(done) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

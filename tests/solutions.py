@@ -1,0 +1,37 @@
+"""Run the solutions that the book prints, so that what is shown is what is tested."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def cells(chapter: str, tag: str | None = None) -> list[str]:
+    """Sources of a chapter's code cells, in order; with ``tag``, of those that carry it."""
+    (path,) = NOTEBOOKS.glob(f"{chapter}_*.ipynb")
+    code = [c for c in json.loads(path.read_text("utf8"))["cells"] if c["cell_type"] == "code"]
+    if tag is not None:
+        code = [c for c in code if tag in c["metadata"].get("tags", [])]
+    return ["".join(c["source"]) for c in code]
+
+
+def run_solution(number: str):
+    """Verdict of the book's own solution to an exercise ("03.2").
+
+    Runs the chapter's set-up cell, its ``shipped`` cells and the solution, in a fresh namespace.
+    """
+    chapter = number.partition(".")[0]
+    (solution,) = (
+        s for s in cells(chapter, "solution") if f'exercises.check("{number}"' in s
+    )
+    *body, last = re.split(r"\n(?=exercises\.check\()", "\n" + solution)
+    namespace: dict = {"__name__": "solution"}
+    with mpl.rc_context({"backend": "agg"}):
+        for source in (cells(chapter)[0], *cells(chapter, "shipped"), "\n".join(body)):
+            exec(source, namespace)  # noqa: S102, the book's own cells
+        return eval(last, namespace)  # noqa: S307
