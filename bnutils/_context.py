@@ -1,0 +1,116 @@
+"""What surrounds a model at work: device, modes, threads, progress, checked shapes."""
+
+import contextlib
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def seed_all(seed: int, threads: int | None = None) -> None:
+    """Seed Python's, NumPy's and PyTorch's global generators; set PyTorch's threads.
+
+    The same seed and the same number of threads give the same bits on one machine; sums
+    over several threads are added in another order than over one.
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # code that takes no generator
+    torch.manual_seed(seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def default_device() -> torch.device:
+    """Return $BNUTILS_DEVICE if set, else CUDA or MPS if there is one, else the CPU."""
+    chosen = os.environ.get("BNUTILS_DEVICE")
+    if not chosen:
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        chosen = "cuda" if cuda else "mps" if mps else "cpu"
+    return torch.device(chosen)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters, the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def setting(
+    model: nn.Module, device: torch.device | str | None, threads: int | None
+) -> Iterator[torch.device]:
+    """Choose the device and the number of threads for a while, and move the model.
+
+    Yields the device: the one given, or else the model's, or else, where that is the
+    CPU, the default one. Device, threads and modes are restored at the end.
+    """
+    before, threads_before = device_of(model), torch.get_num_threads()
+    if device is None:
+        device = default_device() if before.type == "cpu" else before
+    torch.set_num_threads(threads_before if threads is None else threads)
+    try:
+        with modes_restored(model):
+            model.to(device)
+            yield torch.device(device)
+    finally:
+        model.to(before)
+        torch.set_num_threads(threads_before)
+
+
+@contextlib.contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Give each module its training or evaluation mode back."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+def _in_jupyter() -> bool:
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython and ipython.get_ipython(), "kernel")
+
+
+@contextlib.contextmanager
+def bar(total: int, wanted: bool | None) -> Iterator[Callable[[], object]]:
+    """Yield a function that advances a progress bar by a step, or does nothing."""
+    if wanted is None:
+        silenced = os.environ.get("BNUTILS_PROGRESS") == "0" or os.environ.get("CI")
+        wanted = not silenced and (sys.stderr.isatty() or _in_jupyter())
+    if not wanted:
+        yield lambda: None
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about widgets that Jupyter lacks
+        from tqdm.auto import tqdm
+    with tqdm(total=total, unit="step", leave=False) as shown:
+        yield shown.update
+
+
+def forward(model: nn.Module, x: Tensor, classes: int) -> Tensor:
+    """Compute the model's logits, or raise an error that names the shapes."""
+    shape = tuple(x.shape)
+    try:
+        logits = model(x)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        advice = f"a batch of shape {shape}: raise batch_size or set drop_last=True"
+        raise ValueError(f"{error} ({advice})") from error
+    except RuntimeError as error:
+        if "shapes cannot be multiplied" not in str(error):
+            raise
+        message = f"the model does not accept a batch of shape {shape}: {error}"
+        raise RuntimeError(message) from error
+    if logits.dim() != 2 or len(logits) != len(x) or logits.size(1) < classes:
+        raise ValueError(
+            f"the model made {tuple(logits.shape)} of a batch of shape {shape}; "
+            f"expected ({len(x)}, {classes}): a row of logits for each image"
+        )
+    return logits
