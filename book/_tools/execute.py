@@ -82,8 +82,12 @@ def _shrink_figures(nb: dict) -> None:
                 drawn = io.BytesIO(base64.b64decode(output["data"]["image/png"]))
                 image = Image.open(drawn).convert("RGB")
                 small = io.BytesIO()
-                image.quantize(128, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-                output["data"]["image/png"] = base64.b64encode(small.getvalue()).decode()
+                image.quantize(128, dither=Image.Dither.NONE).save(
+                    small, "png", optimize=True
+                )
+                output["data"]["image/png"] = base64.b64encode(
+                    small.getvalue()
+                ).decode()
 
 
 def execute(path: Path, timeout: int) -> float:
@@ -95,6 +99,7 @@ def execute(path: Path, timeout: int) -> float:
         timeout=timeout,
         kernel_name="python3",
         record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
     )
     try:
@@ -127,7 +132,9 @@ def data_in_use() -> str:
         env=environment,
     )
     if run.returncode:
-        raise Failure(f"the data cannot be loaded: {run.stderr.strip().splitlines()[-1]}")
+        raise Failure(
+            f"the data cannot be loaded: {run.stderr.strip().splitlines()[-1]}"
+        )
     return run.stdout.strip()
 
 

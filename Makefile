@@ -1,0 +1,68 @@
+# The book and its checks. `make` alone lists the targets.
+PYTHON ?= python3
+PORT ?= 8000
+NOTEBOOKS ?=
+
+BOOK := .venv/book
+TEST := .venv/test
+STRICT := -W -n --keep-going
+PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := $(TEST)/bin/python -m pytest -p no:randomly -n logical
+export OMP_NUM_THREADS := 1
+
+.PHONY: help book test test-browser notebooks serve lint bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | while IFS=: read -r name text; do \
+		printf '  make %-13s%s\n' "$$name" "$$text"; done
+
+book: $(BOOK)/.done  ## build the book from the stored outputs, warnings as errors
+	$(BOOK)/bin/jupyter-book build . $(STRICT)
+	@echo "The book is at _build/html/index.html: open it in a browser, or run \`make serve\`."
+
+test: lint  ## everything that CI runs, except the browser
+	$(PYTEST) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=120 \
+		--ignore tests/browser tests notebooks
+
+test-browser: book $(TEST)/.browser  ## open every page in a headless Chromium and check it
+	BOOK_HTML=_build/html $(PYTEST) tests/browser
+
+notebooks: $(TEST)/.done  ## run again the notebooks whose stored outputs are stale
+	$(TEST)/bin/python book/_tools/execute.py $(NOTEBOOKS)
+
+serve:  ## show the built book at http://localhost:8000 (PORT=...)
+	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+lint: $(TEST)/.done  ## ruff on code and notebooks, codespell on text
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/codespell
+
+bench: $(TEST)/.done  ## run the scripts in benchmarks/
+	@for script in benchmarks/*.py; do \
+		echo "$$script"; $(TEST)/bin/python "$$script" || exit 1; done
+
+clean:  ## remove what the other targets made, environments included
+	rm -rf _build .venv .pytest_cache .ruff_cache *.egg-info
+
+# An environment counts as made once its stamp is there; the stamp is written last.
+$(BOOK)/.done: constraints.txt book/requirements.txt
+	$(call environment,$(BOOK),-r book/requirements.txt)
+
+$(TEST)/.done: constraints.txt pyproject.toml book/requirements.txt tests/requirements.txt
+	$(call environment,$(TEST),-e ".[book$(,)test]")
+
+$(TEST)/.browser: $(TEST)/.done tests/browser/requirements.txt
+	$(TEST)/bin/python $(PIP) -r tests/browser/requirements.txt
+	@touch $@
+
+, := ,
+define environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+	"Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+@echo "Making $(1); this is done once and takes a minute or two."
+@rm -rf $(1)
+@$(PYTHON) -m venv $(1)
+@$(1)/bin/python $(PIP) $(2)
+@touch $@
+endef

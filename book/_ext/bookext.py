@@ -1,0 +1,136 @@
+"""What the book needs beyond Jupyter Book's settings.
+
+Local MathJax, pages without scripts from elsewhere, and repository buttons that appear only
+where the repository's address is known.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from importlib.metadata import distribution
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STATIC = ROOT / "book" / "_static"
+COLAB = "Colab has PyTorch, NumPy and Matplotlib, and lacks `bnutils`. "
+COLAB_INSTALL = """A new first cell installs it and leaves Colab's own packages as they are:
+
+```text
+%pip install -q --no-deps "bnutils @ git+{url}@{branch}"
+```
+"""
+COLAB_UPLOAD = """Zip the folder `bnutils`, upload the archive in Colab's file panel, and
+unpack it in a new first cell with `!unzip -q bnutils.zip`. (This copy of the book was built
+without the address of its repository; where that is known, one line of pip stands here.)"""
+SCRIPT = r"\s*<script[^>]*\b{}[^>]*></script>"
+
+
+def repository_url() -> str:
+    """Address of the repository: $BOOK_REPOSITORY_URL, else git's origin, else ""."""
+    url = os.environ.get("BOOK_REPOSITORY_URL", "").strip()
+    if not url:
+        command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+        url = done.stdout.strip()
+    return public_url(url)
+
+
+def public_url(url: str) -> str:
+    """The https form of a git address on GitHub or GitLab, without credentials, else ""."""
+    url = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", url)
+    url = re.sub(r"^https://[^@/]+@", "https://", url)
+    url = re.sub(r"(\.git)?/?$", "", url)
+    return url if re.fullmatch(r"https://git(hub|lab)\.com/[^/]+/[^/]+", url) else ""
+
+
+def configure(app, config):
+    """Set what depends on the environment or must come after Jupyter Book's own settings."""
+    config.html_static_path.append(str(STATIC))
+    options = config.html_theme_options
+    for key in (
+        "repository_url",
+        "launch_buttons",
+    ):  # Jupyter Book's, if none are given
+        options.pop(key, None)
+    url, branch = repository_url(), os.environ.get("BOOK_REPOSITORY_BRANCH", "main")
+    install = COLAB_INSTALL.format(url=url, branch=branch) if url else COLAB_UPLOAD
+    config.myst_substitutions["colab"] = COLAB + install
+    if url:
+        options["repository_url"], options["repository_branch"] = url, branch
+        options["use_repository_button"] = options["use_issues_button"] = True
+        if "github.com" in url:
+            colab = "https://colab.research.google.com"
+            options["launch_buttons"] = {"colab_url": colab}
+
+
+def share_html_visitors(app):
+    """Give singlehtml the html visitors; sphinx-exercise's own would hide them."""
+    handlers = app.registry.translation_handlers
+    if "singlehtml" in handlers:
+        handlers["singlehtml"] = {**handlers["html"], **handlers["singlehtml"]}
+
+
+def drop_thebe(app, pagename, templatename, context, doctree):
+    """Leave Thebe out of every page: it is unused, and its loader names a CDN."""
+
+    def is_thebe(js):
+        body = getattr(js, "attributes", {}).get("body") or ""
+        return "thebe" in f"{getattr(js, 'filename', js)}{body}".lower()
+
+    for kind in ("script_files", "css_files"):
+        context[kind] = [f for f in context[kind] if not is_thebe(f)]
+
+
+def skip_member(app, what, name, obj, skip, options):
+    """Leave out what a module imports for its own use, and attributes without a text.
+
+    The latter stand in the list of attributes in their class's docstring.
+    """
+    parent, _, short = obj.id.rpartition(".")
+    exported = getattr(app.env.autoapi_all_objects.get(parent), "all", None)
+    if exported is not None and short not in exported:
+        return True
+    return True if obj.type == "attribute" and not obj.docstring else None
+
+
+def copy_mathjax(outdir: Path):
+    """Copy the one script and the fonts that the pages use: 1.7 of the package's 24 MB."""
+    package = distribution("sphinx-mathjax-offline")
+    source = Path(package.locate_file("sphinx-mathjax-offline/static/mathjax"))
+    target = outdir / "_static" / "mathjax"
+    fonts = "output/chtml/fonts/woff-v2"
+    shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
+    shutil.copy2(source / "tex-chtml-full.js", target)
+
+
+def drop_scripts(outdir: Path):
+    """Remove Font Awesome's script, 1.5 MB a page: the style sheet's font draws the same icons."""
+    for page in outdir.rglob("*.html"):
+        text = page.read_text("utf8")
+        lean = re.sub(SCRIPT.format(r"fontawesome\.js"), "", text)
+        if lean != text:
+            page.write_text(lean, "utf8")
+
+
+def finish(app, exception):
+    """Complete the HTML after Sphinx has written it."""
+    if exception is None and app.builder.format == "html":
+        copy_mathjax(Path(app.outdir))
+        drop_scripts(Path(app.outdir))
+
+
+def setup(app):
+    """Connect the above to Sphinx."""
+    app.add_css_file("custom.css")
+    app.connect("config-inited", configure, priority=1)
+    app.connect("builder-inited", share_html_visitors)
+    app.connect("autodoc-skip-member", skip_member)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("build-finished", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,263 @@
+"""What must hold for the book: its pages, settings and built HTML."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import bookext
+import pytest
+import yaml
+from provenance import NOTEBOOKS, ROOT
+
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf8"))
+ENTRIES = [TOC["root"], *(c["file"] for p in TOC["parts"] for c in p["chapters"])]
+PAGES = sorted((ROOT / "book").glob("*.md"))
+HERE = re.compile(r"/(?:root|home|Users|tmp|work|opt)/\w")
+
+
+@cache
+def cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text("utf8"))["cells"]
+
+
+def prose(path: Path) -> str:
+    if path.suffix == ".md":
+        return path.read_text("utf8")
+    return "\n\n".join(
+        "".join(c["source"]) for c in cells(path) if c["cell_type"] == "markdown"
+    )
+
+
+def source(entry: str) -> Path | None:
+    files = (ROOT / f"{entry}{suffix}" for suffix in (".md", ".ipynb"))
+    return next((f for f in files if f.is_file()), None)
+
+
+def test_every_entry_of_the_toc_has_a_file():
+    assert [e for e in ENTRIES if source(e) is None] == []
+
+
+def test_every_notebook_and_page_is_in_the_toc():
+    written = [
+        p.relative_to(ROOT).with_suffix("")
+        for p in (*PAGES, *NOTEBOOKS.glob("*.ipynb"))
+    ]
+    assert sorted(ENTRIES) == sorted(p.as_posix() for p in written)
+
+
+def test_chapters_stand_in_the_order_of_their_numbers():
+    chapters = [e for e in ENTRIES if e.startswith("notebooks/")]
+    assert chapters == sorted(chapters)
+
+
+def test_settings_name_no_address_of_the_repository():
+    assert "repository" not in CONFIG
+    assert "://" not in (ROOT / "_config.yml").read_text("utf8")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("git@github.com:ada/book.git", "https://github.com/ada/book"),
+        ("ssh://git@github.com/ada/book.git", "https://github.com/ada/book"),
+        ("https://user:secret@github.com/ada/book", "https://github.com/ada/book"),
+        ("https://gitlab.com/ada/book.git/", "https://gitlab.com/ada/book"),
+        ("/srv/git/book.git", ""),
+        ("https://example.org/ada/book", ""),
+    ],
+)
+def test_repository_address_is_public_or_absent(monkeypatch, given, shown):
+    monkeypatch.setenv("BOOK_REPOSITORY_URL", given)
+    assert bookext.repository_url() == shown
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_no_page_names_a_path_of_a_machine(entry):
+    path = source(entry)
+    text = (
+        path.read_text("utf8")
+        if path.suffix == ".md"
+        else json.dumps(
+            [
+                [
+                    c["source"],
+                    [
+                        o
+                        for o in c.get("outputs", [])
+                        if "image/png" not in o.get("data", {})
+                    ],
+                ]
+                for c in cells(path)
+            ]
+        )
+    )
+    assert HERE.findall(text) == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem
+)
+def test_every_figure_has_caption_name_and_alternative_text(path):
+    for cell in cells(path):
+        if any("image/png" in o.get("data", {}) for o in cell.get("outputs", [])):
+            figure = cell["metadata"].get("mystnb", {})
+            where = f"{path.name}, cell {cell['id']}"
+            assert figure.get("figure", {}).get("caption"), f"{where}: no caption"
+            assert figure["figure"].get("name", "").startswith("fig-"), where
+            assert figure.get("image", {}).get("alt"), f"{where}: no alternative text"
+
+
+def test_every_cited_work_is_in_the_bibliography():
+    known = set(
+        re.findall(
+            r"^@\w+\{([^,]+),", (ROOT / "book/references.bib").read_text("utf8"), re.M
+        )
+    )
+    cited = {
+        key.strip()
+        for entry in ENTRIES
+        for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", prose(source(entry)))
+        for key in keys.split(",")
+    }
+    assert cited
+    assert cited <= known
+
+
+def test_every_module_is_in_the_api_reference():
+    shown = set(
+        re.findall(r"autoapimodule:: bnutils\.(\w+)", prose(ROOT / "book/api.md"))
+    )
+    modules = {p.stem for p in (ROOT / "bnutils").glob("[!_]*.py")}
+    packages = {p.parent.name for p in (ROOT / "bnutils").glob("*/__init__.py")}
+    assert shown == modules | packages
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "book/setup.md"])
+def test_every_make_command_is_a_target(name):
+    targets = set(
+        re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf8"), re.M)
+    )
+    used = set(
+        re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / name).read_text("utf8"), re.M)
+    )
+    assert used
+    assert used <= targets
+
+
+def test_every_dependency_is_pinned():
+    names = set()
+    for line in (ROOT / "constraints.txt").read_text("utf8").splitlines():
+        if not line.startswith(("#", " ")):
+            assert re.match(r"[\w.-]+==[\w.]+( ; .+)?$", line), line
+            names.add(line.split("==")[0])
+    wanted = re.findall(
+        r'^ +"([\w-]+)>=', (ROOT / "pyproject.toml").read_text("utf8"), re.M
+    )
+    for file in ("book", "tests", "tests/browser"):
+        text = (ROOT / file / "requirements.txt").read_text("utf8")
+        wanted += re.findall(r"^([\w-]+)[>=]=", text, re.M)
+    assert len(wanted) > 10
+    assert set(wanted) <= names
+
+
+class Links(HTMLParser):
+    """Ids, links and loaded files of one page."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+        self.loads: set[str] = set()
+        self.feed(path.read_text("utf8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids |= {attrs[k] for k in ("id", "name") if attrs.get(k)}
+        if tag == "a" and attrs.get("href"):
+            self.links.add(attrs["href"])
+        loads = (
+            tag == "link"
+            and "stylesheet icon preload".find((attrs.get("rel") or "-").split()[-1])
+            >= 0
+        )
+        if loads or attrs.get("src"):
+            self.loads.add(attrs.get("src") or attrs["href"])
+
+
+@pytest.fixture(scope="module")
+def html() -> Path:
+    """The book, built as `make book` builds it: warnings are errors."""
+    target = ROOT / "_build" / "strict"
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT)]
+    command += ["--path-output", str(target), "-W", "-n", "--keep-going"]
+    environment = os.environ | {"BOOK_REPOSITORY_URL": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    warnings = [x for x in done.stderr.splitlines() if "WARNING" in x or "ERROR" in x]
+    assert done.returncode == 0, (
+        "\n".join(warnings) or done.stdout[-2000:] + done.stderr[-2000:]
+    )
+    return target / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def pages(html) -> dict[Path, Links]:
+    folders = (html, html / "book", html / "notebooks")
+    found = {p: Links(p) for folder in folders for p in folder.glob("*.html")}
+    assert len(found) > len(ENTRIES)
+    return found
+
+
+def test_strict_build_makes_every_page(html):
+    assert [e for e in ENTRIES if not (html / f"{e}.html").is_file()] == []
+
+
+def test_pages_load_nothing_from_elsewhere(html, pages):
+    for path, page in pages.items():
+        assert [x for x in page.loads if re.match(r"(?:\w+:)?//", x)] == [], path.name
+        missing = [
+            x
+            for x in page.loads
+            if not x.startswith("data:")
+            and not (path.parent / unquote(x.split("?")[0])).is_file()
+        ]
+        assert missing == [], path.name
+    for sheet in html.rglob("*.css"):
+        assert not re.search(
+            r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", sheet.read_text("utf8")
+        ), sheet.name
+
+
+def test_internal_links_lead_somewhere(pages):
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            if re.match(r"\w+:", link) or link.startswith("//"):
+                continue
+            file, anchor = urldefrag(unquote(link))
+            target = (path.parent / file.split("?")[0]).resolve() if file else path
+            if not target.is_file() or (
+                anchor and target in pages and anchor not in pages[target].ids
+            ):
+                broken.append(f"{path.name}: {link}")
+    assert broken == []
+
+
+def test_math_and_its_licence_come_with_the_pages(html):
+    mathjax = html / "_static" / "mathjax"
+    assert (mathjax / "tex-chtml-full.js").stat().st_size > 1_000_000
+    assert len(list((mathjax / "output/chtml/fonts/woff-v2").glob("*.woff"))) > 20
+    assert "Apache License" in (mathjax / "LICENSE").read_text("utf8")
+
+
+def test_pages_carry_no_unused_scripts(pages):
+    loads = {x for page in pages.values() for x in page.loads}
+    assert [x for x in loads if "fontawesome.js" in x or "thebe" in x] == []
