@@ -1,0 +1,89 @@
+"""Checkers of chapter 8: training the article's network."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from bnutils.exercises import close, exercise
+
+
+@exercise("08.1")
+def parameters(answer):
+    """Weights of every Linear, gamma and beta per hidden unit, the last bias."""
+    for sizes in ((784, 512, 256, 10), (3, 5, 2), (4, 7, 6, 5, 3)):
+        n = answer(sizes)
+        weights = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+        hidden, last = sum(sizes[1:-1]), sizes[-1]
+        remarks = {
+            weights + 2 * hidden + last: None,
+            weights
+            + 3 * hidden
+            + last: "a Linear before a batch norm has no bias here",
+            weights + 4 * hidden + last: "running statistics are not trained",
+            weights + hidden + last: "each channel has a scale and a shift",
+            weights + 2 * hidden: "the last Linear has a bias",
+            weights + 2 * (hidden + last): "no batch norm after the last layer",
+            weights + 2 * (hidden + last) + last: "no batch norm after the last layer",
+        }
+        remark = remarks.get(n, "some layer is counted wrong")
+        if remark:
+            return f"{sizes} gives {n}: {remark}"
+    return None
+
+
+@exercise("08.2")
+def paired(answer):
+    """Mean and standard error of the differences, seed by seed."""
+    a = np.array([0.981, 0.984, 0.979, 0.990])
+    b = np.array([0.978, 0.982, 0.977, 0.985])
+    mean, error = answer(list(a), list(b))
+    gain = a - b
+    right = gain.std(ddof=1) / 2
+    if close(mean, -gain.mean()):
+        return "the difference is a minus b"
+    if not close(mean, gain.mean()):
+        return "the first number is the mean of the differences"
+    if close(error, right):
+        return None
+    remarks = {
+        gain.std(ddof=1): "that is the spread of single differences, not of their mean",
+        gain.std() / 2: "four values, three degrees of freedom: which ddof?",
+        gain.std(): "that is the spread of single differences, and its ddof is 0",
+        gain.var(ddof=1) / 4: "that is a variance; the standard error is its root",
+        np.hypot(a.std(ddof=1), b.std(ddof=1)) / 2: "subtract seed by seed first",
+    }
+    found = (text for value, text in remarks.items() if close(error, value))
+    return next(found, "the second number is not the standard error of the mean")
+
+
+@exercise("08.3")
+def confusion(answer):
+    """Counts of true against predicted digit, in evaluation mode, side effects none."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 10), nn.BatchNorm1d(10))
+    net[1].running_mean.normal_()
+    x, y = torch.randn(200, 5), torch.randint(10, (200,))
+    before = net[1].running_mean.clone()
+    with torch.no_grad():
+        guess = net.eval()(x).argmax(1)
+        in_training = nn.functional.batch_norm(net[0](x), None, None, training=True)
+    right, swapped = torch.zeros(10, 10), torch.zeros(10, 10)
+    by_batch = torch.zeros(10, 10)
+    for digit, label, other in zip(y, guess, in_training.argmax(1), strict=True):
+        right[digit, label] += 1
+        swapped[label, digit] += 1
+        by_batch[digit, other] += 1
+    table = answer(net.train(), x, y)
+    if not torch.equal(net[1].running_mean, before):
+        return "the running statistics have changed: predict in evaluation mode"
+    if not net.training or not net[1].training:
+        return "the network came in training mode and should leave in it"
+    if answer(net.eval(), x, y) is None or net.training:
+        return "the network came in evaluation mode and should leave in it"
+    if close(table, swapped):
+        return "rows are the true digits, columns the predictions"
+    if close(table, by_batch):
+        return "these are predictions with the statistics of the batch"
+    return None if close(table, right) else "some counts are wrong"
