@@ -14,7 +14,11 @@ NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 def cells(chapter: str, tag: str | None = None) -> list[str]:
     """Sources of a chapter's code cells, in order; with ``tag``, of those that carry it."""
     (path,) = NOTEBOOKS.glob(f"{chapter}_*.ipynb")
-    code = [c for c in json.loads(path.read_text("utf8"))["cells"] if c["cell_type"] == "code"]
+    code = [
+        c
+        for c in json.loads(path.read_text("utf8"))["cells"]
+        if c["cell_type"] == "code"
+    ]
     if tag is not None:
         code = [c for c in code if tag in c["metadata"].get("tags", [])]
     return ["".join(c["source"]) for c in code]
@@ -33,5 +37,5 @@ def run_solution(number: str):
     namespace: dict = {"__name__": "solution"}
     with mpl.rc_context({"backend": "agg"}):
         for source in (cells(chapter)[0], *cells(chapter, "shipped"), "\n".join(body)):
-            exec(source, namespace)  # noqa: S102, the book's own cells
-        return eval(last, namespace)  # noqa: S307
+            exec(source, namespace)
+        return eval(last, namespace)

@@ -40,7 +40,9 @@ def stored(tmp_path):
 
 def outputs(path) -> str:
     return "".join(
-        "".join(o.get("text", "")) for c in json.loads(path.read_text("utf8"))["cells"] for o in c["outputs"]
+        "".join(o.get("text", ""))
+        for c in json.loads(path.read_text("utf8"))["cells"]
+        for o in c["outputs"]
     )
 
 
@@ -49,13 +51,21 @@ def test_fingerprint_follows_code_cells_but_not_prose():
     prose = copy.deepcopy(nb)
     prose["cells"].append(json.loads(json.dumps(v4.new_markdown_cell("words"))))
     assert provenance.fingerprint(prose, "99") == provenance.fingerprint(nb, "99")
-    assert provenance.fingerprint(notebook("x = 2"), "99") != provenance.fingerprint(nb, "99")
+    assert provenance.fingerprint(notebook("x = 2"), "99") != provenance.fingerprint(
+        nb, "99"
+    )
 
 
 def test_fingerprint_follows_modules_imported_through_modules(tmp_path, monkeypatch):
     package = tmp_path / "bnutils"
     (package / "exercises").mkdir(parents=True)
-    for name in ("__init__", "alone", "exercises/__init__", "exercises/ch99", "exercises/ch98"):
+    for name in (
+        "__init__",
+        "alone",
+        "exercises/__init__",
+        "exercises/ch99",
+        "exercises/ch98",
+    ):
         (package / f"{name}.py").write_text("")
     (package / "first.py").write_text("from .second import thing\n")
     (package / "second.py").write_text("thing = 1\n")
@@ -79,11 +89,20 @@ def test_fingerprint_follows_modules_imported_through_modules(tmp_path, monkeypa
 def test_normalise_drops_what_changes_from_run_to_run():
     nb = notebook("print(1)", "print(1)")
     nb["cells"][0]["id"] = nb["cells"][1]["id"] = "same"
-    nb["cells"][0]["metadata"] = {"tags": ["timing"], "execution": {"iopub.status": "2026"}, "scrolled": True}
+    nb["cells"][0]["metadata"] = {
+        "tags": ["timing"],
+        "execution": {"iopub.status": "2026"},
+        "scrolled": True,
+    }
     nb["cells"][0]["outputs"] = [
-        {"output_type": "stream", "name": "stdout", "text": piece} for piece in ("1\n", "2\n")
+        {"output_type": "stream", "name": "stdout", "text": piece}
+        for piece in ("1\n", "2\n")
     ]
-    nb["metadata"] = {"widgets": {}, "kernelspec": {"name": "mine"}, provenance.KEY: {"code": "abc"}}
+    nb["metadata"] = {
+        "widgets": {},
+        "kernelspec": {"name": "mine"},
+        provenance.KEY: {"code": "abc"},
+    }
     new = normalise(nb)
     assert new["cells"][0]["metadata"] == {"tags": ["timing"]}
     assert new["cells"][0]["outputs"][0]["text"] == ["1\n", "2\n"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from bnutils import exercises
 from bnutils.exercises import as_array, close, exercise, gap
 

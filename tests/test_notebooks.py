@@ -63,7 +63,9 @@ def test_every_cell_was_run_once_in_order(path):
 
 @each
 def test_notebook_is_in_stored_form(path):
-    assert path.read_text("utf8") == text(normalise(read(path))), "run book/_tools/normalise.py"
+    assert path.read_text("utf8") == text(normalise(read(path))), (
+        "run book/_tools/normalise.py"
+    )
     nbformat.validate(nbformat.read(path, as_version=4))
 
 
@@ -82,9 +84,9 @@ def test_no_output_a_reader_should_not_see(path):
             assert output.get("name") != "stderr", source(cell)
             if "raises-exception" not in tags(cell):
                 assert output["output_type"] != "error", source(cell)
-            assert not re.search(r"/(home|tmp|root|Users|usr)/|0x[0-9a-f]{6,}", str(output.get("text"))), (
-                f"a path or an address in the output of: {source(cell)}"
-            )
+            assert not re.search(
+                r"/(home|tmp|root|Users|usr)/|0x[0-9a-f]{6,}", str(output.get("text"))
+            ), f"a path or an address in the output of: {source(cell)}"
 
 
 @each
@@ -93,7 +95,9 @@ def test_figures_can_be_cited_and_heard(path):
         if any("image/png" in o.get("data", {}) for o in cell["outputs"]):
             myst = cell["metadata"].get("mystnb", {})
             figure, image = myst.get("figure", {}), myst.get("image", {})
-            assert figure.get("name", "").startswith(f"fig-{chapter(path)}-"), source(cell)
+            assert figure.get("name", "").startswith(f"fig-{chapter(path)}-"), source(
+                cell
+            )
             assert len(figure.get("caption", "").split()) >= 5, source(cell)
             assert len(image.get("alt", "").split()) >= 5, source(cell)
 
@@ -121,7 +125,9 @@ def test_cells_keep_the_house_style(path):
 
 @each
 def test_chapter_has_its_sections(path):
-    words = "\n".join(source(c) for c in read(path)["cells"] if c["cell_type"] == "markdown")
+    words = "\n".join(
+        source(c) for c in read(path)["cells"] if c["cell_type"] == "markdown"
+    )
     headings = re.findall(r"^## (.+)$", words, re.M)
     assert headings[0] == "Setup"
     assert headings[-3:] == ["Summary", "Exercises", "References"]
@@ -142,7 +148,9 @@ def test_first_result_comes_early(path):
 
 @each
 def test_exercises_have_checker_hint_and_solution(path):
-    words = "\n".join(source(c) for c in read(path)["cells"] if c["cell_type"] == "markdown")
+    words = "\n".join(
+        source(c) for c in read(path)["cells"] if c["cell_type"] == "markdown"
+    )
     labels = re.findall(r"\{exercise\}.*\n:label: (ex-\S+)", words)
     assert len(labels) >= 3
     assert len(re.findall(r"\{hint\}", words)) >= len(labels)
@@ -210,6 +218,8 @@ def test_code_shown_is_code_shipped():
             if "shipped" in tags(cell):
                 for name, tree in definitions(ast.parse(source(cell))).items():
                     assert name not in shown, f"{name} is shown twice"
-                    assert tree == shipped.get(name), f"{path.name}: {name} differs from bnutils.norm"
+                    assert tree == shipped.get(name), (
+                        f"{path.name}: {name} differs from bnutils.norm"
+                    )
                     shown[name] = tree
     assert shown.keys() == shipped.keys()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import pytest
+
 from bnutils import plot
 
 mpl.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 @pytest.fixture

@@ -31,7 +31,9 @@ import numpy as np
 __all__ = ["Verdict", "as_array", "check", "close", "exercise", "gap", "registry"]
 
 _CHECKERS: dict[str, Callable[[Any], str | None]] = {}
-_UNANSWERED = "not answered yet: replace the `...` with your code and run the cell again"
+_UNANSWERED = (
+    "not answered yet: replace the `...` with your code and run the cell again"
+)
 
 
 class Verdict(NamedTuple):
@@ -98,7 +100,7 @@ def check(number: str, answer: Any) -> Verdict:
         remark = checkers[number](_Watched(answer) if callable(answer) else answer)
     except _Unanswered:
         remark = _UNANSWERED
-    except Exception as error:  # noqa: BLE001, any mistake is the learner's to read
+    except Exception as error:
         remark = f"your answer raised {type(error).__name__}: {error}"
     return Verdict(number, remark is None, remark or "right")
 
