@@ -1,7 +1,7 @@
 """Helpers and finished implementations of the book *Batch Normalization from First Principles*.
 
-Each module holds one idea, in the order in which data flows: ``norm`` (the mathematics and
-the layer), ``conformance`` (checked against PyTorch), ``data``, ``models``, ``train``,
+Each module holds one idea, in the order in which data flows: ``arrays`` (the mathematics in NumPy), ``norm``
+(the layer), ``conformance`` (checked against PyTorch), ``data``, ``models``, ``train``,
 ``probe``, ``deploy``; ``plot`` and ``exercises`` serve all chapters. Importing the package
 imports none of them.
 """

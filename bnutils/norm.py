@@ -1,16 +1,15 @@
-"""Batch normalisation as chapters 2, 3 and 4 derive it: NumPy functions, then the PyTorch layer.
+"""The PyTorch layer as chapter 4 builds it: pure functions, then the module around them.
 
-Everywhere, ``x`` has shape (N, C) or (N, C, L): N examples, C channels, L positions.
-Statistics are taken per channel over the m = N or m = N * L remaining values, in two
-passes (first the mean, then the mean squared deviation from it), with the biased
-variance, as in Ioffe & Szegedy (2015), arXiv:1502.03167, Algorithm 1.
+The NumPy functions of chapters 2 and 3 are here as well, from :mod:`bnutils.arrays`,
+which also says what is averaged over what.
 """
 
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from bnutils.arrays import batch_norm_backward, batch_norm_forward
 
 __all__ = [
     "BatchNorm1d",
@@ -19,61 +18,6 @@ __all__ = [
     "batch_stats",
     "normalize",
 ]
-
-
-def batch_norm_forward(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5
-) -> np.ndarray:
-    """Normalise each channel of a batch, then scale and shift it (chapter 2).
-
-    Parameters
-    ----------
-    x : array, shape (N, C) or (N, C, L)
-    weight, bias : arrays, shape (C,)
-        The scale gamma and the shift beta.
-    eps : float
-        Added to the variance, inside the square root.
-
-    Returns
-    -------
-    array, shape of ``x``
-    """
-    axes = (0, *range(2, x.ndim))
-    shape = (1, -1, *(1,) * (x.ndim - 2))
-    mean = x.mean(axes, keepdims=True)  # (1, C) or (1, C, 1)
-    var = ((x - mean) ** 2).mean(axes, keepdims=True)  # (1, C) or (1, C, 1)
-    x_hat = (x - mean) / np.sqrt(var + eps)
-    return weight.reshape(shape) * x_hat + bias.reshape(shape)
-
-
-def batch_norm_backward(
-    dy: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: float = 1e-5
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of a scalar loss through :func:`batch_norm_forward` (chapter 3).
-
-    Parameters
-    ----------
-    dy : array, shape of ``x``
-        Gradient of the loss with respect to the output.
-    x : array, shape (N, C) or (N, C, L)
-        The input of the forward pass.
-    weight : array, shape (C,)
-    eps : float
-
-    Returns
-    -------
-    dx, dweight, dbias : arrays, shapes of ``x``, (C,) and (C,)
-    """
-    axes = (0, *range(2, x.ndim))
-    shape = (1, -1, *(1,) * (x.ndim - 2))
-    mean = x.mean(axes, keepdims=True)  # (1, C) or (1, C, 1)
-    var = ((x - mean) ** 2).mean(axes, keepdims=True)
-    std = np.sqrt(var + eps)
-    x_hat = (x - mean) / std
-    along_one = dy.mean(axes, keepdims=True)
-    along_x_hat = (dy * x_hat).mean(axes, keepdims=True)
-    dx = weight.reshape(shape) / std * (dy - along_one - x_hat * along_x_hat)
-    return dx, (dy * x_hat).sum(axes), dy.sum(axes)
 
 
 def batch_stats(x: Tensor) -> tuple[Tensor, Tensor]:

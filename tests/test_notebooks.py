@@ -211,15 +211,17 @@ def definitions(tree: ast.Module) -> dict[str, str]:
 
 
 def test_code_shown_is_code_shipped():
-    shipped = definitions(ast.parse((ROOT / "bnutils" / "norm.py").read_text("utf8")))
-    shown = {}
+    shipped, shown = {}, {}
+    for module in ("arrays", "norm"):
+        path = ROOT / "bnutils" / f"{module}.py"
+        shipped |= definitions(ast.parse(path.read_text("utf8")))
     for path in PATHS:
         for cell in code(path):
             if "shipped" in tags(cell):
                 for name, tree in definitions(ast.parse(source(cell))).items():
                     assert name not in shown, f"{name} is shown twice"
                     assert tree == shipped.get(name), (
-                        f"{path.name}: {name} differs from bnutils.norm"
+                        f"{path.name}: {name} differs from what is shipped"
                     )
                     shown[name] = tree
     assert shown.keys() == shipped.keys()
