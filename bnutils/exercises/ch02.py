@@ -1,0 +1,108 @@
+"""Checkers of chapter 2: the forward transform."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnutils.arrays import batch_norm_forward
+from bnutils.exercises import close, exercise, gap
+
+
+@exercise("02.1")
+def per_channel(answer):
+    """Values per mean, and number of means."""
+    for shape in ((6, 3), (6, 3, 5), (4, 3, 5, 7)):
+        m, means = answer(shape)
+        right = int(np.prod(shape)) // shape[1]
+        if means != shape[1]:
+            swapped = (m, means) == (shape[1], right)
+            if swapped:
+                return "m comes first, then the number of means"
+            return f"{shape}: there is one mean per channel; which axis is that?"
+        if m == shape[0] != right:
+            return f"{shape}: the positions are averaged over as well"
+        if m != right:
+            return f"{shape}: {m} values per channel is wrong"
+    return None
+
+
+@exercise("02.2")
+def batch_norm_last(answer):
+    """Batch norm over (N, L) of an (N, L, C) input, L and C alike and not."""
+    rng = np.random.default_rng(1)
+    for shape in ((6, 5, 3), (6, 4, 4)):
+        x = rng.normal(2, 3, size=shape) + rng.normal(size=shape[-1])
+        weight, bias = rng.uniform(0.5, 2, shape[-1]), rng.normal(size=shape[-1])
+        y = answer(x.copy(), weight, bias, 1e-2)
+        remark = _judge_last(y, x, weight, bias)
+        if remark:
+            return remark
+    return None
+
+
+def _judge_last(y, x, weight, bias):
+    def last(x, axes, eps=1e-2, ddof=0, **root):
+        mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True, ddof=ddof)
+        std = np.sqrt(var) + eps if root else np.sqrt(var + eps)
+        return weight * (x - mean) / std + bias
+
+    right = last(x, (0, 1))
+    if close(y, right):
+        return None
+    mistakes = (
+        (last(x, (0,)), "the positions are averaged over, too"),
+        (last(x, (1,)), "that has one mean per example: average over examples, too"),
+        (last(x, (2,)), "that averages over the channels: layer norm"),
+        (last(x, (0, 2)), "that averages over the channels; they come last here"),
+        (last(x, (0, 1), ddof=1), "the unbiased variance does not normalise"),
+        (last(x, (0, 1), outside=True), "eps stands inside the root"),
+        (last(x, (0, 1), eps=1e-5), "the argument eps is not used"),
+        ((right - bias) / weight, "weight and bias are missing"),
+    )
+    if np.shape(y) != np.shape(x):
+        return f"the output has shape {np.shape(y)}, the input {np.shape(x)}"
+    found = (text for wrong, text in mistakes if close(y, wrong))
+    return next(found, f"the largest error is {gap(y, right):.2g}")
+
+
+@exercise("02.3")
+def shifted_variance(answer):
+    """Biased variance in float32, from two sums of shifted values."""
+    rng = np.random.default_rng(2)
+    for offset in (0, 1e2, 1e6):
+        noise = rng.normal(size=(256, 20)) * rng.uniform(0.5, 4, 20)
+        x = (noise + offset).astype(np.float32)
+        exact = x.astype(np.float64).var(0)
+        var = np.asarray(answer(x.copy()))
+        if var.dtype != np.float32:
+            return f"stay in float32: the result has dtype {var.dtype}"
+        if not close(var, exact, 2e-3):
+            if close(var, exact * 256 / 255, 1e-4):
+                return "that is the unbiased variance"
+            worst = gap(var, exact)
+            return f"at a mean of {offset:g} the largest error is {worst:.2g}"
+    return None
+
+
+@exercise("02.4")
+def undo(answer):
+    """Weight and bias that make batch norm the identity on one batch."""
+    rng = np.random.default_rng(3)
+    eps = 1e-3
+    for shape in ((8, 3), (8, 3, 5)):
+        scale = np.array([0.01, 1, 20]).reshape(3, *(1,) * (len(shape) - 2))
+        x = 4 + scale * rng.normal(size=shape)
+        weight, bias = (np.asarray(v) for v in answer(x.copy(), eps))
+        if weight.shape != (3,) or bias.shape != (3,):
+            return f"shapes {weight.shape} and {bias.shape}; both should be (3,)"
+        axes = (0, *range(2, x.ndim))
+        if close(batch_norm_forward(x, weight, bias, eps), x):
+            continue
+        if not close(bias, x.mean(axes)):
+            return "the bias should bring back what was subtracted"
+        if close(weight, x.std(axes)):
+            return "right for eps = 0: channels of tiny variance come back too small"
+        if close(weight**2, x.var(axes, ddof=1) + eps):
+            return "the variance that normalises is the biased one"
+        return "the weight should bring back what was divided by"
+    return None
