@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 CHECKS: dict[str, Callable] = {}
-FLAT, LONG = (16, 5), (8, 5, 7)  # (N, C) and (N, C, L)
+FLAT = (16, 5)  # (N, C)
+LONG = (8, 5, 7)  # (N, C, L)
 
 
 class Mismatch(AssertionError):
