@@ -30,6 +30,7 @@ def batch_stats(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     mean, var : Tensors, shape (C,)
+        Both NaN for a channel that holds a NaN or an infinity.
     """
     dims = (0, *range(2, x.dim()))
     mean = x.mean(dims, keepdim=True)  # (1, C) or (1, C, 1)
@@ -179,8 +180,6 @@ class BatchNorm1d(nn.Module):
                 f"expected 2D or 3D input (got {x.dim()}D input): "
                 "give it shape (N, C) or (N, C, L)"
             )
-        self._check_channels(x)
-        self._check_dtype(x)
         by_batch = self.training or self.running_mean is None
         if by_batch and x.numel() == x.size(1):
             raise ValueError(
@@ -192,6 +191,8 @@ class BatchNorm1d(nn.Module):
                 f"batch_norm eps must be positive during training, but got {self.eps}: "
                 "it keeps a constant channel from dividing by zero; try 1e-5"
             )
+        self._check_channels(x)
+        self._check_dtype(x)
 
     def _state(self) -> dict[str, Tensor]:
         """The parameters and running statistics that are there, by name."""
@@ -217,8 +218,10 @@ class BatchNorm1d(nn.Module):
                 f'"batch_norm" not implemented for {x.dtype}: convert the input to float'
             )
         half = x.dtype in (torch.float16, torch.bfloat16)
+        if half and {v.dtype for v in self._state().values()} == {torch.float32}:
+            return
         for name, value in self._state().items():
-            if value.dtype != x.dtype and not (half and value.dtype == torch.float32):
+            if value.dtype != x.dtype:
                 raise RuntimeError(
                     f"mixed dtype: the input is {x.dtype} but {name} is {value.dtype}; "
                     "convert one of them"
