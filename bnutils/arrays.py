@@ -29,11 +29,10 @@ def batch_norm_forward(
     array, shape of ``x``
     """
     axes = (0, *range(2, x.ndim))
-    shape = (1, -1, *(1,) * (x.ndim - 2))
     mean = x.mean(axes, keepdims=True)  # (1, C) or (1, C, 1)
     var = ((x - mean) ** 2).mean(axes, keepdims=True)  # (1, C) or (1, C, 1)
     x_hat = (x - mean) / np.sqrt(var + eps)
-    return weight.reshape(shape) * x_hat + bias.reshape(shape)
+    return weight.reshape(mean.shape) * x_hat + bias.reshape(mean.shape)
 
 
 def batch_norm_backward(
@@ -55,12 +54,11 @@ def batch_norm_backward(
     dx, dweight, dbias : arrays, shapes of ``x``, (C,) and (C,)
     """
     axes = (0, *range(2, x.ndim))
-    shape = (1, -1, *(1,) * (x.ndim - 2))
     mean = x.mean(axes, keepdims=True)  # (1, C) or (1, C, 1)
     var = ((x - mean) ** 2).mean(axes, keepdims=True)
     std = np.sqrt(var + eps)
     x_hat = (x - mean) / std
     along_one = dy.mean(axes, keepdims=True)
     along_x_hat = (dy * x_hat).mean(axes, keepdims=True)
-    dx = weight.reshape(shape) / std * (dy - along_one - x_hat * along_x_hat)
+    dx = weight.reshape(mean.shape) / std * (dy - along_one - x_hat * along_x_hat)
     return dx, (dy * x_hat).sum(axes), dy.sum(axes)

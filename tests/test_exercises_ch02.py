@@ -1,9 +1,22 @@
 """Typical mistakes in the exercises of chapter 2 get the remark that names them."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
+from solutions import run_solution
 
 from bnutils import exercises
+
+
+@pytest.mark.parametrize("number", ["02.1", "02.2", "02.3", "02.4"])
+def test_the_books_solution_is_right(number):
+    assert run_solution(number)
+
+
+@pytest.mark.parametrize("number", ["02.1", "02.2", "02.3", "02.4"])
+def test_the_skeleton_is_not_answered(number):
+    assert "not answered yet" in exercises.check(number, lambda *args: ...).remark
 
 
 @pytest.mark.parametrize(
@@ -51,14 +64,38 @@ def test_batch_norm_last(answer, remark):
 @pytest.mark.parametrize(
     ("answer", "remark"),
     [
-        (lambda x: (x**2).mean(0) - x.mean(0) ** 2, "largest error"),
+        (lambda x: (x**2).mean(0) - x.mean(0) ** 2, "numbers you square small?"),
+        (lambda x: x.var(0), "largest error"),
+        (lambda x: (x - x.mean(0)).var(0), "averaged"),
+        (lambda x: (x - np.sum(x, 0) / np.float32(256)).var(0), "averaged"),
+        (lambda x: ((x - sum(x) / 256) ** 2).mean(0), "largest error"),
         (lambda x: (x - x[0]).var(0, ddof=1), "unbiased"),
+        (lambda x: (x - x[0]).std(0), "standard deviation"),
         (lambda x: x.astype(np.float64).var(0), "stay in float32"),
-        (lambda x: (x - x[0]).std(0), "largest error"),
+        (lambda x: (x - x[0]).var(), "one per channel"),
+        (lambda x: ((x - x[0]) ** 2).mean(0), "largest error"),
     ],
 )
 def test_shifted_variance(answer, remark):
     assert remark in exercises.check("02.3", answer).remark
+
+
+def welford(x):
+    """One pass, one example at a time, from the first one on."""
+    mean, squares = 0 * x[0], 0 * x[0]
+    for n, row in enumerate(x - x[0], 1):
+        delta = row - mean
+        mean = mean + delta / np.float32(n)
+        squares = squares + delta * (row - mean)
+    return squares / np.float32(len(x))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [welford, lambda x: (x - x[7]).var(0), lambda x: np.var(x - x[:1], axis=0)],
+)
+def test_any_safe_single_pass_is_right(answer):
+    assert exercises.check("02.3", answer)
 
 
 def axes(x):

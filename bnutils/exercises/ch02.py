@@ -65,23 +65,59 @@ def _judge_last(y, x, weight, bias):
     return next(found, f"the largest error is {gap(y, right):.2g}")
 
 
+class _Tracked(np.ndarray):
+    """An array that notes when it is averaged; what is computed from it does not."""
+
+    averaged: list | None = None
+
+    def _note(self) -> np.ndarray:
+        if self.averaged is not None:
+            self.averaged.append(True)
+        return self.view(np.ndarray)
+
+    def mean(self, *args, **kwargs):
+        return self._note().mean(*args, **kwargs)
+
+    def sum(self, *args, **kwargs):
+        return self._note().sum(*args, **kwargs)
+
+    def var(self, *args, **kwargs):
+        return self._note().var(*args, **kwargs)
+
+    def std(self, *args, **kwargs):
+        return self._note().std(*args, **kwargs)
+
+
 @exercise("02.3")
 def shifted_variance(answer):
     """Biased variance in float32, from two sums of shifted values."""
     rng = np.random.default_rng(2)
+    averaged = []
     for offset in (0, 1e2, 1e6):
         noise = rng.normal(size=(256, 20)) * rng.uniform(0.5, 4, 20)
         x = (noise + offset).astype(np.float32)
         exact = x.astype(np.float64).var(0)
-        var = np.asarray(answer(x.copy()))
-        if var.dtype != np.float32:
-            return f"stay in float32: the result has dtype {var.dtype}"
-        if not close(var, exact, 2e-3):
-            if close(var, exact * 256 / 255, 1e-4):
-                return "that is the unbiased variance"
-            worst = gap(var, exact)
-            return f"at a mean of {offset:g} the largest error is {worst:.2g}"
-    return None
+        tracked = x.copy().view(_Tracked)
+        tracked.averaged = averaged
+        remark = _judge_variance(np.asarray(answer(tracked)), exact, offset)
+        if remark:
+            return remark
+    return "x itself is averaged: that is a second pass" if averaged else None
+
+
+def _judge_variance(var, exact, offset):
+    if var.shape != exact.shape:
+        return f"the result has shape {var.shape}, one per channel is {exact.shape}"
+    if var.dtype != np.float32:
+        return f"stay in float32: the result has dtype {var.dtype}"
+    if close(var, exact, 1e-3):
+        return None
+    if close(var, exact * 256 / 255, 1e-4):
+        return "that is the unbiased variance"
+    if close(var, np.sqrt(exact), 1e-3):
+        return "that is the standard deviation"
+    remark = f"at a mean of {offset:g} the largest error is {gap(var, exact):.2g}"
+    return f"{remark}: are the numbers you square small?" if offset else remark
 
 
 @exercise("02.4")
