@@ -99,19 +99,24 @@ def _are_types(modules: type | tuple) -> bool:
 
 def _hooks(name: str, recording: Recording, gradients: bool) -> tuple:
     """Hooks that copy what they see, before anything can change it in place."""
+    last = None  # stands for the last call
 
     def before(module: nn.Module, inputs: tuple) -> None:
         value = inputs[0] if inputs else None
         recording.inputs[name] = _copy(value, name, module, "takes")
 
     def after(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        nonlocal last
         recording.outputs[name] = _copy(output, name, module, "returns")
         recording.gradients.pop(name, None)
+        last = call = object()
+
+        def keep(gradient: Tensor) -> None:
+            if call is last:  # backward() comes to the earlier calls of a module later
+                recording.gradients[name] = gradient.detach().clone()
+
         if gradients and output.requires_grad:
             output.register_hook(keep)
-
-    def keep(gradient: Tensor) -> None:
-        recording.gradients[name] = gradient.detach().clone()
 
     return before, after
 

@@ -108,6 +108,55 @@ def test_no_batch_is_refused_and_changes_nothing(batches):
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
+def test_gradients_and_frozen_weights_stay_as_they_were(batches):
+    model = small()
+    model[2][0].requires_grad_(False)
+    model(batches[0]).sum().backward()
+    grads = {n: copy.deepcopy(p.grad) for n, p in model.named_parameters()}
+    needed = [p.requires_grad for p in model.parameters()]
+    outputs = []
+    handle = model.register_forward_hook(lambda *args: outputs.append(args[-1]))
+    deploy.recalibrate(model, batches)
+    handle.remove()
+    assert [p.requires_grad for p in model.parameters()] == needed
+    assert grads["0.weight"] is not None
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, grads[name], rtol=0, atol=0)
+    assert not any(y.requires_grad for y in outputs)
+
+
+def test_inner_layer_sees_what_training_shows_it(batches):
+    model = small()
+    model[1].p = 0.0
+    inner = []
+    for batch in batches:
+        z = batch - batch.mean(0)
+        z = z / (batch.var(0, unbiased=False) + model[0].eps).sqrt()
+        inner.append(z @ model[2][0].weight.T + model[2][0].bias)
+    deploy.recalibrate(model, batches)
+    mean = torch.stack([z.mean(0) for z in inner]).mean(0)
+    var = torch.stack([z.var(0) for z in inner]).mean(0)
+    torch.testing.assert_close(model[2][1].running_mean, mean)
+    torch.testing.assert_close(model[2][1].running_var, var)
+
+
+def test_instance_norm_beside_batch_norm_is_left_alone():
+    torch.manual_seed(0)
+    beside = nn.InstanceNorm1d(3, track_running_stats=True)
+    before = copy.deepcopy(beside.state_dict())
+    model = nn.Sequential(beside, nn.BatchNorm1d(3))
+    assert deploy.recalibrate(model, [torch.randn(4, 3, 5) + 2]) == 1
+    torch.testing.assert_close(beside.state_dict(), before, rtol=0, atol=0)
+    assert model[1].num_batches_tracked == 1
+
+
+def test_layer_without_running_statistics_beside_one_with_is_left_alone(batches):
+    free = nn.BatchNorm1d(4, track_running_stats=False)
+    model = nn.Sequential(nn.BatchNorm1d(4), free).double()
+    assert deploy.recalibrate(model, batches) == 1
+    assert (free.training, free.momentum, free.running_mean) == (True, 0.1, None)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_on_the_way_restores_statistics_and_modes(batches, error):
     def broken():

@@ -63,6 +63,15 @@ def test_the_last_call_counts(net, x):
     assert seen.gradients == {}  # the second call had no backward
 
 
+def test_the_last_call_counts_within_one_backward():
+    layer, x = nn.Linear(3, 3), torch.randn(5, 3)
+    with probe.record(nn.Sequential(layer, layer)) as seen:
+        (2 * layer(layer(x))).sum().backward()
+    assert seen.gradients["0"].tolist() == [[2, 2, 2]] * 5
+    torch.testing.assert_close(seen.inputs["0"], layer(x))
+    torch.testing.assert_close(seen.outputs["0"], layer(layer(x)))
+
+
 def test_without_gradients(net, x):
     with probe.record(net, gradients=False) as seen:
         net(x).sum().backward()
