@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import solutions
-from execute import chapter
+from execute import KERNEL_ENVIRONMENT, chapter
+from nbclient import NotebookClient
 from normalise import normalise, text
 from provenance import KEY, NOTEBOOKS, ROOT, fingerprint
 
@@ -53,6 +55,23 @@ def test_outputs_come_from_this_code(path):
 def test_outputs_come_from_mnist_where_data_is_used(path):
     loads = any("data.load(" in source(c) for c in code(path))
     assert read(path)["metadata"][KEY]["data"] == ("MNIST" if loads else "none")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in PATHS if any("data.load(" in source(c) for c in code(p))],
+    ids=lambda p: p.stem,
+)
+def test_notebook_also_holds_on_the_offline_digits(path):
+    nb = nbformat.read(path, as_version=4)
+    offline = os.environ | KERNEL_ENVIRONMENT | {"BNUTILS_DATA": "digits"}
+    where = {"metadata": {"path": str(ROOT)}}  # nbval runs it from its own folder
+    client = NotebookClient(nb, timeout=120, kernel_name="python3", resources=where)
+    client.execute(env=offline)  # raises where a cell does, asserts included
+    printed = "".join(
+        o["text"] for c in nb["cells"] for o in c.get("outputs", []) if "text" in o
+    )
+    assert "Offline digits" in printed
 
 
 @each
