@@ -1,4 +1,4 @@
-"""Run the solutions that the book prints, so that what is shown is what is tested."""
+"""Run the solutions that the book prints, and judge wrong answers to its exercises."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import matplotlib as mpl
+
+from bnutils import exercises
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -39,3 +41,10 @@ def run_solution(number: str):
         for source in (cells(chapter)[0], *cells(chapter, "shipped"), "\n".join(body)):
             exec(source, namespace)
         return eval(last, namespace)
+
+
+def judge(number: str, answer) -> str:
+    """The remark on a wrong answer; fails the test when the answer passes."""
+    verdict = exercises.check(number, answer)
+    assert not verdict
+    return verdict.remark

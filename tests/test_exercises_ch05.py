@@ -5,24 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from solutions import run_solution
+from solutions import judge
 from torch import nn
 
 from bnutils import exercises, norm
 from bnutils.exercises import ch05
 
 U = 2.0**-24
-
-
-@pytest.mark.parametrize("number", ["05.1", "05.2", "05.3"])
-def test_the_books_solution_is_right(number):
-    assert run_solution(number)
-
-
-def judge(number, answer):
-    verdict = exercises.check(number, answer)
-    assert not verdict
-    return verdict.remark
 
 
 def size(x):

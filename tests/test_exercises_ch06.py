@@ -2,14 +2,8 @@
 
 import pytest
 import torch
-from solutions import run_solution
 
 from bnutils import exercises
-
-
-@pytest.mark.parametrize("number", ["06.1", "06.2", "06.3", "06.4"])
-def test_the_books_solution_is_right(number):
-    assert run_solution(number)
 
 
 @pytest.mark.parametrize(
