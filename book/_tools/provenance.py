@@ -58,19 +58,19 @@ def modules(nb: dict, chapter: str) -> dict[str, Path]:
     The checkers of a chapter's exercises are imported by number when an answer is checked; they
     count as imported by the notebook of that chapter.
     """
-    todo = imports("\n".join(code_cells(nb)))
-    if "bnutils.exercises" in todo and _module_file(f"bnutils.exercises.ch{chapter}"):
-        todo.add(f"bnutils.exercises.ch{chapter}")
+    pending = imports("\n".join(code_cells(nb)))
+    if "bnutils.exercises" in pending and _module_file(f"bnutils.exercises.ch{chapter}"):
+        pending.add(f"bnutils.exercises.ch{chapter}")
     done: dict[str, Path] = {}
-    while todo:
-        name = todo.pop()
+    while pending:
+        name = pending.pop()
         if name in done:
             continue
         path = done[name] = _module_file(name)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        todo |= imports(path.read_text("utf8"), package)
+        pending |= imports(path.read_text("utf8"), package)
         if "." in name:
-            todo.add(name.rpartition(".")[0])
+            pending.add(name.rpartition(".")[0])
     return dict(sorted(done.items()))
 
 
