@@ -59,7 +59,9 @@ def modules(nb: dict, chapter: str) -> dict[str, Path]:
     count as imported by the notebook of that chapter.
     """
     pending = imports("\n".join(code_cells(nb)))
-    if "bnutils.exercises" in pending and _module_file(f"bnutils.exercises.ch{chapter}"):
+    if "bnutils.exercises" in pending and _module_file(
+        f"bnutils.exercises.ch{chapter}"
+    ):
         pending.add(f"bnutils.exercises.ch{chapter}")
     done: dict[str, Path] = {}
     while pending:
