@@ -78,8 +78,10 @@ def _in_jupyter() -> bool:
 
 
 @contextlib.contextmanager
-def bar(total: int, wanted: bool | None) -> Iterator[Callable[[], object]]:
-    """Yield a function that advances a progress bar by a step, or does nothing."""
+def bar(
+    total: int, wanted: bool | None, unit: str = "step"
+) -> Iterator[Callable[[], object]]:
+    """Yield a function that advances a progress bar by one, or does nothing."""
     if wanted is None:
         silenced = os.environ.get("BNUTILS_PROGRESS") == "0" or os.environ.get("CI")
         wanted = not silenced and (sys.stderr.isatty() or _in_jupyter())
@@ -89,7 +91,7 @@ def bar(total: int, wanted: bool | None) -> Iterator[Callable[[], object]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about widgets that Jupyter lacks
         from tqdm.auto import tqdm
-    with tqdm(total=total, unit="step", leave=False) as shown:
+    with tqdm(total=total, unit=unit, leave=False) as shown:
         yield shown.update
 
 
