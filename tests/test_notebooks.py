@@ -229,18 +229,47 @@ def definitions(tree: ast.Module) -> dict[str, str]:
     return found
 
 
-def test_code_shown_is_code_shipped():
-    shipped, shown = {}, {}
-    for module in ("arrays", "norm"):
+# Where the definitions shown in a chapter are shipped; Part I and II build the first two.
+FOUNDATION = ("arrays", "norm")
+SHIPPED_IN: dict[str, tuple[str, ...]] = {}
+
+
+def shipped_definitions(modules: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for module in modules:
         path = ROOT / "bnutils" / f"{module}.py"
-        shipped |= definitions(ast.parse(path.read_text("utf8")))
-    for path in PATHS:
-        for cell in code(path):
-            if "shipped" in tags(cell):
-                for name, tree in definitions(ast.parse(source(cell))).items():
-                    assert name not in shown, f"{name} is shown twice"
-                    assert tree == shipped.get(name), (
-                        f"{path.name}: {name} differs from what is shipped"
-                    )
-                    shown[name] = tree
-    assert shown.keys() == shipped.keys()
+        found |= definitions(ast.parse(path.read_text("utf8")))
+    return found
+
+
+def shown_definitions(path: Path) -> dict[str, str]:
+    found = {}
+    for cell in code(path):
+        if "shipped" in tags(cell):
+            for name, tree in definitions(ast.parse(source(cell))).items():
+                assert name not in found, f"{name} is shown twice"
+                found[name] = tree
+    return found
+
+
+@each
+def test_code_shown_is_code_shipped(path):
+    shipped = shipped_definitions(SHIPPED_IN.get(chapter(path), FOUNDATION))
+    for name, tree in shown_definitions(path).items():
+        assert tree == shipped.get(name), f"{name} differs from what is shipped"
+
+
+@pytest.mark.parametrize("number", sorted(SHIPPED_IN))
+def test_a_chapter_with_a_module_of_its_own_shows_some_of_it(number):
+    (path,) = [p for p in PATHS if chapter(p) == number]
+    assert shown_definitions(path)
+
+
+def test_part_one_and_two_show_all_of_the_foundation():
+    shown = [
+        name
+        for path in PATHS
+        if chapter(path) not in SHIPPED_IN
+        for name in shown_definitions(path)
+    ]
+    assert sorted(shown) == sorted(shipped_definitions(FOUNDATION))
