@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 NOTEBOOKS ?=
+INSTALL ?=
 
 BOOK := .venv/book
 TEST := .venv/test
@@ -10,7 +11,7 @@ PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := $(TEST)/bin/python -m pytest -p no:randomly -n logical
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test test-browser notebooks serve lint bench clean
+.PHONY: help book test test-browser notebooks colab serve lint bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -29,6 +30,11 @@ test-browser: book $(TEST)/.browser  ## open every page in a headless Chromium a
 
 notebooks: $(TEST)/.done  ## run again the notebooks whose stored outputs are stale
 	$(TEST)/bin/python book/_tools/execute.py $(NOTEBOOKS)
+
+colab: $(BOOK)/.done  ## write the notebooks as Colab wants them (INSTALL=git+https://...@tag)
+	rm -rf _build/colab
+	$(BOOK)/bin/python book/_tools/colab.py --out _build/colab/notebooks \
+		$(if $(INSTALL),--install "$(INSTALL)")
 
 serve:  ## show the built book at http://localhost:8000 (PORT=...)
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)

@@ -10,21 +10,37 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "book" / "_static"
-COLAB = "Colab has PyTorch, NumPy and Matplotlib, and lacks `bnutils`. "
-COLAB_INSTALL = """A new first cell installs it and leaves Colab's own packages as they are:
+sys.path.append(str(ROOT / "book" / "_tools"))
+import colab as edition  # noqa: E402
+
+ARCHIVE = "batch-norm-notebooks.zip"
+LINK = (
+    f'<a class="reference download" href="../_static/{ARCHIVE}" download>{ARCHIVE}</a>'
+)
+COLAB_LAUNCH = """The rocket at the top of a chapter opens a copy of it in Colab. The copy starts
+with a cell that installs `bnutils` and leaves Colab's own packages as they are:
 
 ```text
 %pip install -q --no-deps "bnutils @ git+{url}@{branch}"
 ```
 """
-COLAB_UPLOAD = """Zip the folder `bnutils`, upload the archive in Colab's file panel, and
-unpack it in a new first cell with `!unzip -q bnutils.zip`. (This copy of the book was built
-without the address of its repository; where that is known, one line of pip stands here.)"""
+COLAB_UPLOAD = """Colab has PyTorch, NumPy and Matplotlib, and lacks `bnutils`. Unpack the archive
+above and upload a notebook to Colab. Then upload the archive itself in Colab's file panel, and
+run this in a new first cell:
+
+```text
+!unzip -q batch-norm-notebooks.zip && mv batch-norm-book/bnutils .
+```
+
+(This copy of the book was built without the address of its repository. Where that is known, a
+button at the top of each chapter does all of this.)"""
+COLAB_BRANCH = "colab"  # the generated notebooks; a workflow keeps it in step with main
 SCRIPT = r"\s*<script[^>]*\b{}[^>]*></script>"
 
 
@@ -59,14 +75,15 @@ def configure(app, config):
     ):  # Jupyter Book's, if none are given
         options.pop(key, None)
     url, branch = repository_url(), os.environ.get("BOOK_REPOSITORY_BRANCH", "main")
-    install = COLAB_INSTALL.format(url=url, branch=branch) if url else COLAB_UPLOAD
-    config.myst_substitutions["colab"] = COLAB + install
+    launch = "github.com" in url
+    colab = COLAB_LAUNCH.format(url=url, branch=branch) if launch else COLAB_UPLOAD
+    config.myst_substitutions |= {"colab": colab, "archive": LINK}
     if url:
-        options["repository_url"], options["repository_branch"] = url, branch
+        options["repository_url"], options["repository_branch"] = url, COLAB_BRANCH
         options["use_repository_button"] = options["use_issues_button"] = True
-        if "github.com" in url:
-            colab = "https://colab.research.google.com"
-            options["launch_buttons"] = {"colab_url": colab}
+        if launch:
+            address = "https://colab.research.google.com"
+            options["launch_buttons"] = {"colab_url": address}
 
 
 def share_html_visitors(app):
@@ -109,6 +126,11 @@ def copy_mathjax(outdir: Path):
     shutil.copy2(source / "tex-chtml-full.js", target)
 
 
+def write_archive(outdir: Path):
+    """Write the zip of all notebooks and the package that the set-up page offers."""
+    edition.archive(edition.load(), outdir / "_static" / ARCHIVE)
+
+
 def drop_scripts(outdir: Path):
     """Remove Font Awesome's script, 1.5 MB a page: the style sheet's font draws the same icons."""
     for page in outdir.rglob("*.html"):
@@ -122,6 +144,7 @@ def finish(app, exception):
     """Complete the HTML after Sphinx has written it."""
     if exception is None and app.builder.format == "html":
         copy_mathjax(Path(app.outdir))
+        write_archive(Path(app.outdir))
         drop_scripts(Path(app.outdir))
 
 

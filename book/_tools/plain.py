@@ -1,0 +1,208 @@
+"""Turn the MyST of a chapter into Markdown that Colab and Jupyter show well.
+
+Cross-references become links between the notebooks, citations links to the works, equations
+carry their number as a tag, captions stand below their figures, hints and the like fold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from pybtex.database import BibliographyData, Person, parse_string
+
+TARGET = re.compile(r"^\(([\w-]+)\)=\n+(?=#+ (.+))", re.M)
+EQUATION = re.compile(r"\$\$(.+?)\$\$[ \t]*\(([\w-]+)\)", re.S)
+FENCE = re.compile(
+    r"^(`{3,}|:{3,})\{([\w-]+)\}[ \t]*([^\n]*)\n(.*?)^\1[ \t]*$", re.S | re.M
+)
+ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
+TITLED = re.compile(r"(.+?)\s*<([\w-]+)>", re.S)
+
+
+class UnknownSyntax(ValueError):
+    """A directive or role that this module cannot translate."""
+
+
+@dataclass
+class Book:
+    """What the chapters refer to, collected from all of them.
+
+    Attributes
+    ----------
+    chapters : dict
+        For each notebook's name, like "03_backward", its cells' sources and metadata.
+    bibliography : str
+        The text of references.bib.
+    """
+
+    chapters: dict[str, list[dict]]
+    bibliography: str
+    titles: dict[str, tuple[str, str]] = field(default_factory=dict)  # name, title
+    numbers: dict[str, tuple[str, str]] = field(default_factory=dict)  # name, number
+
+    def __post_init__(self) -> None:
+        for name, cells in self.chapters.items():
+            text = "\n".join(c["source"] for c in cells if c["cell_type"] == "markdown")
+            for label, title in TARGET.findall(text):
+                self.titles[label] = (
+                    name,
+                    re.sub(r"\{[\w:]+\}`([^`<]+).*?`", r"\1", title),
+                )
+            self._count(name, [label for _, label in EQUATION.findall(text)])
+            exercises = re.findall(r"\{exercise\}.*\n:label: ([\w-]+)", text)
+            self._count(name, exercises)
+            figures = [figure(cell).get("name") for cell in cells if figure(cell)]
+            self._count(name, figures)
+
+    def _count(self, name: str, labels: list[str]) -> None:
+        chapter = int(name[:2])
+        for i, label in enumerate(labels, 1):
+            self.numbers[label] = name, f"{chapter}.{i}"
+
+    @cached_property
+    def works(self) -> BibliographyData:
+        """The works cited."""
+        return parse_string(self.bibliography, "bibtex")
+
+    def cite(self, key: str) -> str:
+        """Authors and year, linked to the work's page where it has one."""
+        entry = self.works.entries[key]
+        names = [surname(person) for person in entry.persons["author"]]
+        who = names[0]
+        if len(names) > 1:
+            who = (
+                f"{names[0]} and {names[1]}"
+                if len(names) == 2
+                else f"{names[0]} et al."
+            )
+        fields = entry.fields
+        url = fields.get("url")
+        if "doi" in fields:
+            url = f"https://doi.org/{fields['doi']}"
+        if "eprint" in fields:
+            url = f"https://arxiv.org/abs/{fields['eprint']}"
+        text = f"{who}, {fields['year']}"
+        return f"[{text}]({url})" if url else text
+
+
+def surname(person: Person) -> str:
+    """The family name, without BibTeX's braces."""
+    return re.sub(r"[{}]", "", " ".join(person.prelast_names + person.last_names))
+
+
+def figure(cell: dict) -> dict:
+    """The caption and name of a code cell's figure."""
+    return cell["metadata"].get("mystnb", {}).get("figure", {})
+
+
+def markdown(text: str, name: str, book: Book) -> str:
+    """A markdown cell of the chapter ``name`` without MyST's own syntax."""
+    text = TARGET.sub("", text)
+    text = EQUATION.sub(lambda m: equation(m, book), text)
+    text = blocks(text, name, book)
+    text = ROLE.sub(lambda m: role(m[1], m[2], name, book), text)
+    return text.strip()
+
+
+def equation(match: re.Match, book: Book) -> str:
+    """A display equation with its number inside."""
+    body, label = match[1].strip(), match[2]
+    return f"$$ {body} \\tag{{{book.numbers[label][1]}}} $$"
+
+
+def blocks(text: str, name: str, book: Book) -> str:
+    """Replace the fenced directives, the inner ones too."""
+    return FENCE.sub(lambda m: directive(m[2], m[3], m[4], name, book), text)
+
+
+def directive(kind: str, title: str, body: str, name: str, book: Book) -> str:
+    """One directive as plain Markdown."""
+    options, body = split_options(body)
+    body = blocks(body, name, book).strip()
+    if kind == "exercise":
+        number = book.numbers[options["label"]][1]
+        return f"### Exercise {number}: {title}\n\n{body}"
+    if kind == "solution-end":
+        return ""
+    if kind in ("hint", "dropdown") or (kind == "solution"):
+        return folded(title if kind == "dropdown" else kind.capitalize(), body)
+    if kind == "solution-start":
+        return f"**Solution of Exercise {book.numbers[title][1]}**, in the next cell:"
+    if kind in ("admonition", "note", "tip", "warning", "important", "seealso"):
+        if "dropdown" in options.get("class", ""):
+            return folded(title or kind.capitalize(), body)
+        heading = title if kind == "admonition" else kind.capitalize()
+        inner = body if kind == "admonition" or not title else f"{title}\n{body}"
+        return quoted(f"**{heading}**\n\n{inner}")
+    if kind == "playground":
+        return quoted(f"*An interactive figure of the book's web edition:* {body}")
+    raise UnknownSyntax(f"{name}: no translation for the directive {{{kind}}}")
+
+
+def split_options(body: str) -> tuple[dict[str, str], str]:
+    """The leading ``:option: value`` lines of a directive, and the rest."""
+    options, lines = {}, body.split("\n")
+    while lines and (m := re.match(r":([\w-]+):[ \t]*(.*)", lines[0])):
+        options[m[1]] = m[2].strip()
+        lines.pop(0)
+    return options, "\n".join(lines)
+
+
+def folded(title: str, body: str) -> str:
+    """A block that opens on a click."""
+    return f"<details><summary><b>{title}</b></summary>\n\n{body}\n\n</details>"
+
+
+def quoted(text: str) -> str:
+    """A block quote."""
+    return "\n".join(f"> {line}".rstrip() for line in text.strip().split("\n"))
+
+
+def role(kind: str, content: str, name: str, book: Book) -> str:
+    """One inline role as plain Markdown."""
+    if kind == "eq":
+        return f"({book.numbers[content][1]})"
+    if kind == "cite":
+        return f"({'; '.join(book.cite(key.strip()) for key in content.split(','))})"
+    if kind == "cite:t":
+        return "; ".join(book.cite(key.strip()) for key in content.split(","))
+    titled = TITLED.fullmatch(content)
+    label = titled[2] if titled else content
+    if kind == "numref" and label in book.numbers:
+        return f"Figure {book.numbers[label][1]}"
+    if kind in ("ref", "numref") and label in book.titles:
+        where, title = book.titles[label]
+        shown = titled[1] if titled else title
+        return shown if where == name else f"[{shown}]({where}.ipynb)"
+    if kind == "ref" and label in book.numbers:
+        where, number = book.numbers[label]
+        what = "Figure" if label.startswith("fig-") else "Exercise"
+        shown = titled[1] if titled else f"{what} {number}"
+        return shown if where == name else f"[{shown}]({where}.ipynb)"
+    if kind in ("ref", "doc", "term"):  # a page of the web edition
+        return titled[1] if titled else content
+    raise UnknownSyntax(f"{name}: no translation for {{{kind}}}`{content}`")
+
+
+def caption(cell: dict, name: str, book: Book) -> str:
+    """The caption of a code cell's figure as a paragraph, or an empty text."""
+    data = figure(cell)
+    if not data:
+        return ""
+    number = book.numbers[data["name"]][1]
+    return f"*Figure {number}: {markdown(data['caption'], name, book)}*"
+
+
+def load(folder: Path, bibliography: Path) -> Book:
+    """Read all chapters of a folder and the works they cite."""
+    chapters = {}
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        cells = json.loads(path.read_text("utf8"))["cells"]
+        for cell in cells:
+            cell["source"] = "".join(cell["source"])
+        chapters[path.stem] = cells
+    return Book(chapters, bibliography.read_text("utf8"))

@@ -1,0 +1,183 @@
+"""The edition of the notebooks for Colab: plain Markdown, the same code, runnable anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import colab
+import nbformat
+import plain
+import pytest
+from execute import KERNEL_ENVIRONMENT
+from nbclient import NotebookClient
+from provenance import NOTEBOOKS, ROOT
+
+BOOK = colab.load()
+TOOL = ROOT / "book" / "_tools" / "colab.py"
+ADDRESS = "git+https://example.org/ada/book@v1"
+each = pytest.mark.parametrize("name", sorted(BOOK.chapters))
+MYST = {
+    "a role": r"\{[\w:]+\}`",
+    "a directive": r"^(`{3,}|:{3,})\{",
+    "a target": r"^\([\w-]+\)=$",
+    "a label behind an equation": r"\$\$[ \t]*\([\w-]+\)",
+    "an option": r"^:(label|class|name):",
+    "a substitution": r"\{\{ \w+ \}\}",
+}
+
+
+def cells(name: str, kind: str, install: str = "") -> list[dict]:
+    found = colab.edition(name, BOOK, install)["cells"]
+    return [
+        c | {"source": "".join(c["source"])} for c in found if c["cell_type"] == kind
+    ]
+
+
+def run_tool(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(TOOL), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@each
+def test_nothing_that_only_myst_reads_is_left(name):
+    for cell in cells(name, "markdown"):
+        for what, pattern in MYST.items():
+            found = re.search(pattern, cell["source"], re.M)
+            assert not found, f"{what} is left: {found[0]!r}\n{cell['source']}"
+
+
+@each
+def test_code_and_outputs_are_the_chapters_own(name):
+    chapter = [c for c in BOOK.chapters[name] if c["cell_type"] == "code"]
+    copies = cells(name, "code")
+    assert len(copies) == len(chapter)
+    for copy, cell in zip(copies, chapter, strict=True):
+        assert (
+            copy["source"].removeprefix("# @title Solution: open it to see the code\n")
+            == cell["source"].rstrip()
+        )
+        assert [o["output_type"] for o in copy["outputs"]] == [
+            o["output_type"] for o in cell["outputs"]
+        ]
+
+
+@each
+def test_links_between_chapters_lead_to_chapters(name):
+    text = "\n".join(c["source"] for c in cells(name, "markdown"))
+    targets = set(re.findall(r"\]\((\d\d_\w+)\.ipynb\)", text))
+    assert targets <= BOOK.chapters.keys()
+    assert name not in targets
+
+
+@each
+def test_every_exercise_and_caption_is_there(name):
+    text = "\n".join(c["source"] for c in cells(name, "markdown"))
+    own = "".join(
+        c["source"] for c in BOOK.chapters[name] if c["cell_type"] == "markdown"
+    )
+    assert len(re.findall(r"^### Exercise \d+\.\d+: ", text, re.M)) == own.count(
+        "{exercise}"
+    )
+    captions = [c for c in BOOK.chapters[name] if plain.figure(c)]
+    assert len(re.findall(r"^\*Figure \d+\.\d+: ", text, re.M)) == len(captions)
+
+
+@each
+def test_copy_is_a_valid_notebook(name):
+    nbformat.validate(nbformat.from_dict(colab.edition(name, BOOK, ADDRESS)))
+
+
+def test_install_cell_comes_first_and_only_when_asked_for():
+    assert ADDRESS in cells("02_forward", "code", ADDRESS)[0]["source"]
+    assert not any("pip install" in c["source"] for c in cells("02_forward", "code"))
+
+
+def test_known_pieces_of_myst_become_markdown():
+    def shown(text):
+        return plain.markdown(text, "02_forward", BOOK)
+
+    assert shown("(ch-forward)=\n# The forward pass") == "# The forward pass"
+    assert shown("See {ref}`Chapter 3 <ch-backward>`.") == (
+        "See [Chapter 3](03_backward.ipynb)."
+    )
+    assert shown("{cite}`ioffe2015`") == (
+        "([Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167))"
+    )
+    number = BOOK.numbers["eq-02-scale"][1]
+    assert number.startswith("2.")
+    assert shown("{eq}`eq-02-scale`") == f"({number})"
+    assert shown("```{note}\nMind the gap.\n```") == "> **Note**\n>\n> Mind the gap."
+    assert "<summary><b>Hint</b></summary>" in shown(
+        "```{hint}\n:class: dropdown\nThink.\n```"
+    )
+
+
+@pytest.mark.parametrize("text", ["```{mermaid}\na\n```", "{kbd}`x`"])
+def test_unknown_syntax_is_an_error_that_names_the_chapter(text):
+    with pytest.raises(plain.UnknownSyntax, match="02_forward"):
+        plain.markdown(text, "02_forward", BOOK)
+
+
+def test_archive_is_the_same_each_time_and_holds_all(tmp_path):
+    colab.archive(BOOK, tmp_path / "a.zip")
+    colab.archive(BOOK, tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    names = zipfile.ZipFile(tmp_path / "a.zip").namelist()
+    assert all(n.startswith("batch-norm-book/") for n in names)
+    assert {f"batch-norm-book/{p.name}" for p in NOTEBOOKS.glob("*.ipynb")} <= set(
+        names
+    )
+    assert "batch-norm-book/bnutils/norm.py" in names
+
+
+def test_archive_runs_in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    colab.archive(BOOK, tmp_path / "a.zip")
+    zipfile.ZipFile(tmp_path / "a.zip").extractall(tmp_path)
+    folder = tmp_path / "batch-norm-book"
+    nb = nbformat.read(folder / "02_forward.ipynb", as_version=4)
+    nb["cells"].append(
+        nbformat.v4.new_code_cell("import bnutils; print(bnutils.__file__)")
+    )
+    where = {"metadata": {"path": str(folder)}}
+    environment = {
+        k: v for k, v in (os.environ | KERNEL_ENVIRONMENT).items() if k != "PYTHONPATH"
+    }
+    NotebookClient(nb, timeout=120, kernel_name="python3", resources=where).execute(
+        env=environment
+    )
+    assert str(folder) in nb["cells"][-1]["outputs"][0]["text"]
+
+
+def test_command_writes_all_notebooks_or_none(tmp_path):
+    out = tmp_path / "new"
+    assert run_tool("--out", str(out), "--install", ADDRESS).returncode == 0
+    written = sorted(p.name for p in out.iterdir())
+    assert written == sorted(p.name for p in NOTEBOOKS.glob("*.ipynb"))
+    first = json.loads((out / written[0]).read_text("utf8"))["cells"][0]
+    assert ADDRESS in "".join(first["source"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --out or --zip"),
+        (("--out", "{full}"), "is not empty"),
+        (("--out", "{new}", "--install", "rm -rf; x"), "not an address"),
+        (("--out", "{new}", "--install", "https://a.org/$(x)"), "not an address"),
+    ],
+)
+def test_mistakes_on_the_command_line_write_nothing(tmp_path, arguments, message):
+    full, new = tmp_path / "full", tmp_path / "new"
+    full.mkdir()
+    (full / "mine.txt").write_text("keep")
+    done = run_tool(*[a.format(full=full, new=new) for a in arguments])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not new.exists()
+    assert [p.name for p in full.iterdir()] == ["mine.txt"]
