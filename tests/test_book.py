@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import bookext
+import exerciseindex
 import pytest
 import yaml
 from provenance import NOTEBOOKS, ROOT
@@ -167,6 +168,27 @@ def test_every_dependency_is_pinned():
         wanted += re.findall(r"^([\w-]+)[>=]=", text, re.M)
     assert len(wanted) > 10
     assert set(wanted) <= names
+
+
+def test_exercise_index_lists_every_exercise():
+    chapters = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    index = exerciseindex.page(chapters)
+    for path in chapters:
+        labels = re.findall(r":label: (ex-\S+)", prose(path))
+        assert labels, path.name
+        for label in labels:
+            assert index.count(f"<{label}>`") == 1, label
+
+
+@pytest.mark.parametrize("entry", ["book/faq", "book/claims"])
+def test_every_answer_is_linked_to_a_chapter(entry):
+    text = prose(source(entry))
+    parts = re.split(r"^### ", text, flags=re.M)[1:] or re.findall(
+        r"^\| (?!Claim|---).+", text, re.M
+    )
+    assert len(parts) >= 20
+    for part in parts:
+        assert re.search(r"\.ipynb#|\{ref\}`[^`]*<ch-", part), part
 
 
 class Links(HTMLParser):

@@ -6,6 +6,7 @@ BOOK_HTML=_build/html pytest tests/browser
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from functools import partial
@@ -169,3 +170,10 @@ def test_a_solution_unfolds(visit, site):
     fold.locator(".toggle-button").first.click()
     page.wait_for_timeout(500)
     assert fold.bounding_box()["height"] > closed
+
+
+def test_cheat_sheet_prints_on_one_sheet(visit, site):
+    page, _ = visit(site + "book/cheat_sheet.html")
+    printed = page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1
+    assert b"/MediaBox [0 0 594" in printed  # A4, in points
