@@ -11,7 +11,7 @@ PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := $(TEST)/bin/python -m pytest -p no:randomly -n logical
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test test-browser notebooks colab serve lint bench clean
+.PHONY: help book test test-browser notebooks pdf colab serve lint bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -30,6 +30,9 @@ test-browser: book $(TEST)/.browser  ## open every page in a headless Chromium a
 
 notebooks: $(TEST)/.done  ## run again the notebooks whose stored outputs are stale
 	$(TEST)/bin/python book/_tools/execute.py $(NOTEBOOKS)
+
+pdf: $(TEST)/.browser  ## print the book into _build/batch-normalization.pdf, with Chromium
+	$(TEST)/bin/python book/_tools/pdf.py
 
 colab: $(BOOK)/.done  ## write the notebooks as Colab wants them (INSTALL=git+https://...@tag)
 	rm -rf _build/colab
