@@ -11,7 +11,7 @@ PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := $(TEST)/bin/python -m pytest -p no:randomly -n logical
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test test-browser notebooks pdf colab serve lint bench clean
+.PHONY: help book test test-browser notebooks pdf colab serve lint fuzz bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -46,6 +46,9 @@ lint: $(TEST)/.done  ## ruff on code and notebooks, codespell on text
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/codespell
+
+fuzz: $(TEST)/.done  ## 100,000 random call sequences against PyTorch; some minutes
+	FUZZ_EXAMPLES=100000 $(PYTEST) tests/test_fuzz.py
 
 bench: $(TEST)/.done  ## run the scripts in benchmarks/
 	@for script in benchmarks/*.py; do \

@@ -195,8 +195,10 @@ class BatchNorm1d(nn.Module):
         self._check_dtype(x)
 
     def _state(self) -> dict[str, Tensor]:
-        """The parameters and running statistics that are there, by name."""
-        names = ("weight", "bias", "running_mean", "running_var")
+        """The parameters and running statistics that a call now would use, by name."""
+        names = ["weight", "bias"]
+        if self.track_running_stats or not self.training:
+            names += ["running_mean", "running_var"]
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
     def _check_channels(self, x: Tensor) -> None:
