@@ -204,9 +204,7 @@ class BatchNorm1d(nn.Module):
     def _check_channels(self, x: Tensor) -> None:
         state = self._state()
         if ("running_mean" in state) != ("running_var" in state):
-            raise ValueError(
-                "running_mean and running_var must either both be None or neither be None"
-            )
+            raise ValueError("running_mean, running_var must both be None or neither")
         for name, value in state.items():
             if value.numel() != x.size(1):
                 raise RuntimeError(

@@ -63,7 +63,7 @@ def page(chapters: list[Path]) -> str:
         lines += [
             f"**{int(path.name[:2])} · {{ref}}`{title} <{label}>`**",
             "",
-            "| | Exercise | Level | |",
+            "| Number | Exercise | Level | Way |",
             "|---|---|---|---|",
         ]
         lines += [

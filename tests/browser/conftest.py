@@ -1,0 +1,90 @@
+"""What the browser tests share: a server, a browser, and pages that note what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urljoin
+
+import pytest
+
+api = pytest.importorskip("playwright.sync_api")
+
+HTML = Path(os.environ.get("BOOK_HTML", "_build/html")).resolve()
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+READY = """async () => {
+  await document.fonts.ready;
+  if (window.MathJax) await MathJax.startup.promise;
+}"""
+
+
+def pages() -> list[str]:
+    """Every page of the built book, relative to its root."""
+    folders = (sorted((HTML / d).glob("*.html")) for d in ("book", "notebooks"))
+    return [p.relative_to(HTML).as_posix() for folder in folders for p in folder]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def site():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=HTML))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    assert found, f"no browser: install one of {', '.join(BROWSERS)}"
+    with api.sync_playwright() as p:
+        flags = ["--no-sandbox", "--disable-gpu"]
+        browser = p.chromium.launch(executable_path=found, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open an address; return the page and what went wrong while it loaded."""
+    contexts = []
+
+    def visit(url, mode="light", width=1400):
+        size = {"width": width, "height": 900}
+        context = browser.new_context(viewport=size, color_scheme=mode)
+        contexts.append(context)
+        context.add_init_script(f"localStorage.mode = localStorage.theme = '{mode}'")
+        page, trouble = context.new_page(), []
+        here = "file:" if url.startswith("file:") else urljoin(url, "/")
+
+        def asked(request):
+            if not request.url.startswith((here, "data:", "blob:")):
+                trouble.append(f"asks the network for {request.url}")
+
+        def answered(response):
+            if response.status >= 400:
+                trouble.append(f"{response.status} for {response.url}")
+
+        page.on("request", asked)
+        page.on("response", answered)
+        page.on("requestfailed", lambda r: trouble.append(f"no answer for {r.url}"))
+        page.on("pageerror", lambda e: trouble.append(f"script error: {e}"))
+        page.on(
+            "console",
+            lambda m: m.type == "error" and trouble.append(f"console: {m.text}"),
+        )
+        page.goto(url, wait_until="load")
+        page.evaluate(READY)
+        return page, trouble
+
+    yield visit
+    for context in contexts:
+        context.close()
