@@ -1,13 +1,23 @@
-"""Make a trained model ready for use: recalibrate its running statistics (chapter 7)."""
+"""Make a trained model ready for use.
+
+Recalibrate its running statistics (chapter 7); fold its batch norms (chapter 13).
+"""
 
 import contextlib
+import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["recalibrate"]
+from bnutils import _fold, _fold_checks, _fold_example
+from bnutils._fold_flow import survey
 
+__all__ = ["FoldReport", "FoldResult", "FoldedNorm", "KeptNorm", "fold", "recalibrate"]
+
+_SHOWN = 12  # lines of a long list that are printed
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -62,6 +72,156 @@ def recalibrate(
         if count == 0:
             raise ValueError("no batch was given: an average needs at least one")
     return len(layers)
+
+
+class FoldedNorm(NamedTuple):
+    """A batch norm that is gone: its path and class, and those of the layer before it."""
+
+    norm: str
+    kind: str
+    layer: str
+    layer_kind: str
+
+
+class KeptNorm(NamedTuple):
+    """A batch norm that stays: path, class, and the reason in words."""
+
+    norm: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What was folded into what, what was kept and why; printed as text.
+
+    Attributes
+    ----------
+    folded : list of FoldedNorm
+    kept : list of KeptNorm
+    notes : list of str
+        What else to know: parts that could not be traced, and what that means.
+    error : float or None
+        With an example: largest difference between the outputs before and after,
+        divided by the largest output.
+    """
+
+    folded: list[FoldedNorm]
+    kept: list[KeptNorm]
+    notes: list[str]
+    error: float | None = None
+
+    def __str__(self) -> str:
+        """Sum up, then list: first the folded ones, then the kept ones by reason."""
+        total = len(self.folded) + len(self.kept)
+        lines = [f"folded {len(self.folded)} of {total} batch norms"]
+        lines += _first(
+            [
+                f"  {f.norm} ({f.kind}) into {f.layer} ({f.layer_kind})"
+                for f in self.folded
+            ]
+        )
+        by_reason: dict[tuple[str, str], list[str]] = {}
+        for norm, kind, reason in self.kept:
+            by_reason.setdefault((kind, reason), []).append(norm or "the model itself")
+        if self.kept:
+            lines.append(f"kept {len(self.kept)}")
+        lines += _first(
+            [f"  {_names(n)} ({kind}): {why}" for (kind, why), n in by_reason.items()]
+        )
+        lines += [f"note: {note}" for note in self.notes]
+        if self.error is not None:
+            size = f"{self.error:.0e}" if self.error else "0"
+            lines.append(f"largest difference on the example: {size} (relative)")
+        wide = (textwrap.wrap(line, 88, subsequent_indent="      ") for line in lines)
+        return "\n".join(part for line in wide for part in line)
+
+    __repr__ = __str__
+
+
+class FoldResult(NamedTuple):
+    """The folded copy and the report on it: ``folded, report = deploy.fold(model)``."""
+
+    model: nn.Module
+    report: FoldReport
+
+
+def fold(model: nn.Module, example: object = None) -> FoldResult:
+    """Fold each batch norm into the layer whose output it receives (chapter 13).
+
+    Layers are ``Linear``, ``Conv1d`` to ``3d`` and ``ConvTranspose1d`` to ``3d``; batch
+    norms are PyTorch's, ``SyncBatchNorm`` and :class:`bnutils.norm.BatchNorm1d`. What
+    counts is the flow of data, found by ``torch.fx``, not the order of registration.
+    A batch norm stays, with a reason, where folding would change a result or where the
+    flow is unknown: the layer's output goes elsewhere too, a module or a weight is shared,
+    there are hooks or parametrizations, a subclass has a forward of its own.
+
+    A module whose forward cannot be traced is analysed in parts, on the assumption that
+    it calls its submodules and does not reach inside them; a note in the report says so.
+    Values that a forward hides from tracing (a global list, say) go unseen as well. An
+    ``example`` checks all of it.
+
+    A ``Linear`` works on the last axis of (N, L, C), a batch norm on axis 1: a folded
+    ``BatchNorm1d`` leaves a module that raises for outputs of another rank than (N, C)
+    after ``Linear``, (N, C, L) after a convolution. Other batch norms become
+    ``nn.Identity``. Names of modules stay as they are.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode; it is not changed.
+    example : Tensor or tuple of arguments, optional
+        Run through the model before and after folding; the outputs must agree.
+
+    Returns
+    -------
+    FoldResult
+        ``model``, a folded copy, and ``report``: ``print(report)`` lists what was folded
+        into what, what was kept, and why.
+
+    Raises
+    ------
+    TypeError
+        The model is compiled or scripted (fold first), or cannot be copied.
+    ValueError
+        A module is in training mode; a batch norm has no running statistics (either
+        error names it); the outputs on the example differ by more than rounding.
+    """
+    _fold_checks.require_ready(model)
+    folded = _fold_checks.copied(model)
+    flow = survey(_fold_checks.copied(model))
+    args = example if isinstance(example, tuple) else (example,)
+    ranks, before = (
+        _fold_example.run(folded, args) if example is not None else ({}, None)
+    )
+    done, kept = [], []
+    for path, bn in _fold_checks.norms_of(folded).items():
+        kind = type(bn).__name__
+        if why := _fold_checks.obstacle(folded, flow, path, ranks.get(path)):
+            kept.append(KeptNorm(path, kind, why))
+        else:
+            layer = flow.pairs[path]
+            done.append(
+                FoldedNorm(
+                    path, kind, layer, type(folded.get_submodule(layer)).__name__
+                )
+            )
+    for norm, _, layer, _ in done:
+        _fold.replace(folded.get_submodule(layer), folded.get_submodule(norm))
+    error = None
+    if example is not None:
+        error = _fold_example.require_same(before, _fold_example.run(folded, args)[1])
+    return FoldResult(folded, FoldReport(done, kept, flow.notes(), error))
+
+
+def _first(lines: list[str]) -> list[str]:
+    rest = len(lines) - _SHOWN
+    return lines if rest <= 1 else [*lines[:_SHOWN], f"  ... and {rest} more"]
+
+
+def _names(paths: list[str]) -> str:
+    rest = len(paths) - 3
+    return ", ".join(paths if rest <= 1 else [*paths[:3], f"{rest} more"])
 
 
 def _keeps_statistics(module: nn.Module) -> bool:
