@@ -178,6 +178,12 @@ def test_bias_before_batch_norm_is_redundant(opaque):
     assert ("redundant-bias" in codes(model)) is not opaque
 
 
+def test_findings_of_a_kind_come_in_the_order_of_the_model():
+    model = models.mlp((6, 8, 8, 8, 8, 8, 8, 3))
+    paths = [f.path for f in doctor.examine(model)]
+    assert paths == [f"linear{i}" for i in range(1, 7)]
+
+
 @both
 @pytest.mark.parametrize(
     "forward",
@@ -319,6 +325,26 @@ def test_no_batch_of_one():
 def test_every_batch_of_one():
     assert codes(net(), loader(10, 1)) == ["batch-of-one"]
     assert codes(net(), torch.randn(1, 6)) == ["batch-of-one"]
+
+
+def test_a_batch_of_one_that_only_running_shows():
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(2))
+    assert codes(pooled, torch.randn(1, 2, 5, 5)) == ["forward-fails"]
+    assert codes(pooled, [torch.randn(8, 2, 5, 5), torch.randn(1, 2, 5, 5)]) == [
+        "batch-of-one"
+    ]
+
+
+def test_dropout_is_named_when_only_evaluation_runs():
+    def forward(m, x):
+        if m.training:
+            raise ValueError("targets are missing")
+        return m.inner(x)
+
+    model = Called(forward, inner=nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(6)))
+    report = doctor.examine(model, batches())
+    assert report.codes == ["dropout-before-norm"]
+    assert "targets are missing" in report.notes[0]
 
 
 def test_left_in_training_mode():
@@ -617,6 +643,21 @@ def test_lazy_layers_stay_lazy():
     assert isinstance(model[1], nn.LazyBatchNorm1d)
     assert model[1].has_uninitialized_params()
     assert model(batches()[0]).shape == (32, 8)
+
+
+def test_generator_inside_the_model_stays_where_it_was():
+    class Jitter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.g = torch.Generator().manual_seed(7)
+
+        def forward(self, x):
+            return x + 0.01 * torch.randn(x.shape, generator=self.g)
+
+    model = nn.Sequential(Jitter(), net())
+    before = model[0].g.get_state()
+    assert codes(model, batches()) == []
+    assert torch.equal(model[0].g.get_state(), before)
 
 
 def test_two_examinations_say_the_same():
