@@ -231,7 +231,10 @@ def definitions(tree: ast.Module) -> dict[str, str]:
 
 # Where the definitions shown in a chapter are shipped; Part I and II build the first two.
 FOUNDATION = ("arrays", "norm")
-SHIPPED_IN = {"13": ("_fold",)}
+SHIPPED_IN = {
+    "13": ("_fold",),
+    "14": ("relatives", "_relatives", "_relatives_batch"),
+}
 
 
 def shipped_definitions(modules: tuple[str, ...]) -> dict[str, str]:
