@@ -1,0 +1,283 @@
+"""The playground as a reader uses it: by mouse, touch and keyboard, while it trains, in print."""
+
+from __future__ import annotations
+
+import re
+
+import playground
+import pytest
+from conftest import HTML, api, pages
+from sklearn.datasets import load_digits
+
+PAGE = "book/playground.html"
+FOLDER = "_static/playground"
+SAMPLE = ".pg-handle"
+LONGEST = """async (ms) => {
+  const tasks = [], frames = [];
+  new PerformanceObserver((list) => tasks.push(...list.getEntries().map((e) => e.duration)))
+    .observe({ entryTypes: ["longtask"] });
+  const start = performance.now();
+  await new Promise((done) => {
+    const tick = (now) => {
+      frames.push(now);
+      if (performance.now() - start < ms) requestAnimationFrame(tick);
+      else done();
+    };
+    requestAnimationFrame(tick);
+  });
+  const gaps = frames.slice(1).map((t, i) => t - frames[i]).sort((a, b) => a - b);
+  return { longest: Math.max(0, ...tasks), fps: 1000 * gaps.length / gaps.reduce((a, b) => a + b),
+           slow: gaps[Math.floor(0.95 * gaps.length)] };
+}"""
+
+
+def widget(page, name):
+    return page.locator(f'.playground[data-playground="{name}"]')
+
+
+def values(page):
+    """x, x̂ and y of each sample, as a screen reader hears them."""
+    texts = [h.get_attribute("aria-valuetext") for h in page.locator(SAMPLE).all()]
+    numbers = [re.findall(r"−?\d+\.\d+", text)[:3] for text in texts]
+    return [[float(n.replace("−", "-")) for n in row] for row in numbers]
+
+
+@pytest.fixture
+def opened(visit, site):
+    page, trouble = visit(site + PAGE, width=1280)
+    yield page
+    assert trouble == []
+
+
+def centre(handle):
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def only_first_moved(before, after):
+    assert after[0][0] > before[0][0] + 1
+    assert [row[0] for row in after[1:]] == [row[0] for row in before[1:]]
+    assert all(a[1:] != b[1:] for a, b in zip(after[1:], before[1:], strict=True))
+
+
+def test_scripts_load_only_where_a_widget_is():
+    with_widget = [
+        n for n in pages() if "data-playground" in (HTML / n).read_text("utf8")
+    ]
+    with_script = [n for n in pages() if f"{FOLDER}/" in (HTML / n).read_text("utf8")]
+    assert PAGE in with_widget
+    assert with_script == with_widget
+
+
+def test_the_digits_are_scikit_learns():
+    text = (HTML / FOLDER / "digits.js").read_text("utf8")
+    pixels, labels = load_digits(return_X_y=True)
+    letters = re.search(r'"pixels": "([A-Q]+)"', text)[1]
+    assert [ord(c) - 65 for c in letters] == pixels.ravel().tolist()
+    assert [int(c) for c in re.search(r'"labels": "(\d+)"', text)[1]] == labels.tolist()
+
+
+def test_a_dragged_sample_moves_all_the_others(opened):
+    before = values(opened)
+    x, y = centre(opened.locator(SAMPLE).first)
+    opened.mouse.move(x, y)
+    opened.mouse.down()
+    opened.mouse.move(x + 150, y, steps=5)
+    opened.mouse.up()
+    only_first_moved(before, values(opened))
+    after = values(opened)
+    opened.mouse.move(x, y, steps=3)  # let go is let go
+    assert values(opened) == after
+
+
+def test_a_finger_drags_a_sample(browser, site):
+    context = browser.new_context(
+        viewport={"width": 390, "height": 800}, has_touch=True
+    )
+    page = context.new_page()
+    page.goto(site + PAGE)
+    before = values(page)
+    x, y = centre(page.locator(SAMPLE).first)
+    touch = context.new_cdp_session(page)
+    points = [("touchStart", x), *(("touchMove", x + d) for d in (15, 40, 80))]
+    for kind, at in points:
+        touch.send(
+            "Input.dispatchTouchEvent",
+            {"type": kind, "touchPoints": [{"x": at, "y": y}]},
+        )
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    only_first_moved(before, values(page))
+    context.close()
+
+
+def test_keys_move_a_sample_and_the_page_says_so(opened):
+    first = opened.locator(SAMPLE).first
+    before = values(opened)
+    first.focus()
+    opened.keyboard.press("ArrowRight")
+    assert values(opened)[0][0] == pytest.approx(before[0][0] + 0.1)
+    opened.keyboard.press("End")
+    assert values(opened)[0][0] == 6
+    only_first_moved(before, values(opened))
+    spoken = widget(opened, "batch").locator("[aria-live=polite]")
+    api.expect(spoken).to_contain_text("Sample 1: x 6.00", timeout=3000)
+    assert first.get_attribute("role") == "slider"
+    assert first.get_attribute("aria-valuenow") == "6"
+
+
+def test_gradients_by_the_inputs_add_up_to_zero(opened):
+    box = widget(opened, "batch")
+    for choice in ("one", "mixed", "ones", "xhat"):
+        box.get_by_label("Gradient by y").select_option(choice)
+        assert "Σ ∂L/∂x = 0.000" in box.locator(".pg-facts").nth(1).text_content()
+
+
+def test_evaluation_mode_tracks_nothing(opened):
+    box = widget(opened, "running")
+    facts = box.locator(".pg-facts").first
+    box.get_by_role("button", name="Ten batches").click()
+    api.expect(facts).to_contain_text("num_batches_tracked = 10")
+    api.expect(facts).to_contain_text("= 0.651")  # 1 - 0.9 ** 10
+    before = facts.text_content()
+    box.get_by_label("Mode").select_option("eval")
+    box.get_by_role("button", name="Ten batches").click()
+    assert facts.text_content() == before
+    api.expect(box.locator(".pg-facts").nth(1)).to_contain_text(
+        "the running statistics"
+    )
+
+
+def losses(page, steps=30):
+    return page.evaluate(
+        """(steps) => {
+          const w = document.querySelector('[data-playground=network] .pg-live').playground;
+          w.reset();
+          for (let k = 0; k < steps; k++) w.step();
+          return w.pair().map((one) => one.losses);
+        }""",
+        steps,
+    )
+
+
+def test_one_seed_gives_one_curve_and_both_networks_learn(opened):
+    first, again = losses(opened), losses(opened)
+    assert first == again
+    assert all(len(run) == 30 and run[-1] < run[0] for run in first)
+    widget(opened, "network").get_by_label("Seed").fill("1")  # the second seed
+    assert losses(opened) != first
+
+
+def test_it_trains_at_thirty_frames_and_blocks_nothing(opened):
+    box = widget(opened, "network")
+    box.scroll_into_view_if_needed()
+    opened.wait_for_timeout(1500)  # the page itself has settled
+    box.get_by_role("button", name="Train").click()
+    runs = (
+        opened.evaluate(LONGEST, 1500) for _ in range(4)
+    )  # a busy machine: any of four
+    seen = next((r for r in runs if r["longest"] <= 50 and r["fps"] >= 30), None)
+    box.get_by_role("button", name="Pause").click()
+    assert seen, "tasks of more than 50 ms, or fewer than 30 frames a second"
+    still = box.locator(".pg-facts").first.text_content()
+    opened.wait_for_timeout(200)
+    assert box.locator(".pg-facts").first.text_content() == still
+    assert "held-out digits right" in still
+
+
+def test_divergence_is_said_in_words(opened):
+    box = widget(opened, "network")
+    box.get_by_label("Learning rate").fill("8")
+    box.get_by_label("Initial scale").fill("6")
+    for _ in range(10):
+        box.get_by_role("button", name="One step").click()
+    api.expect(box.locator(".pg-facts.pg-without")).to_contain_text("diverged at step")
+    assert not re.search(
+        "NaN", box.locator(".pg-line.pg-without").get_attribute("d") or ""
+    )
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_stands_out_from_its_ground(visit, site, mode):
+    page, _ = visit(site + PAGE, mode)
+    ratio = page.evaluate(
+        """() => {
+          const light = (c) => c.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+            .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+            .reduce((t, v, i) => t + v * [0.2126, 0.7152, 0.0722][i], 0);
+          const ground = light(getComputedStyle(document.body).backgroundColor);
+          return ["fill:.pg-chart text", "fill:.pg-board text", "color:.pg-facts", "color:.pg-note",
+                  "stroke:.pg-line.pg-with", "stroke:.pg-line.pg-without"].map((what) => {
+            const [key, selector] = what.split(":");
+            const node = document.querySelector(".pg-live " + selector);
+            const ink = light(getComputedStyle(node)[key]);
+            return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+          });
+        }"""
+    )
+    assert all(r >= 4.5 for r in ratio), ratio
+
+
+def test_it_runs_under_a_strict_policy(browser):
+    """Nothing inline and nothing from elsewhere: `default-src 'self'` is enough."""
+    names = playground.scripts(set(playground.SCRIPTS))
+    body = "".join(playground.markup(name) for name in playground.SCRIPTS)
+    head = f'<link rel="stylesheet" href="/{FOLDER}/playground.css">' + "".join(
+        f'<script defer src="/{FOLDER}/{name}.js"></script>' for name in names
+    )
+    page, said = browser.new_page(), []
+    page.on("console", lambda m: said.append(m.text))
+    page.on("pageerror", lambda e: said.append(str(e)))
+
+    def serve(route):
+        path = route.request.url.split("book.test/", 1)[1]
+        if path != "page.html":
+            return (
+                route.fulfill(path=HTML / path)
+                if (HTML / path).is_file()
+                else route.abort()
+            )
+        policy = {"Content-Security-Policy": "default-src 'self'"}
+        icon = '<link rel="icon" href="/_static/favicon.svg">'
+        html = f'<!doctype html><html lang="en"><head>{head}{icon}</head>'
+        return route.fulfill(body=html + body, content_type="text/html", headers=policy)
+
+    page.route("**/*", serve)
+    page.goto("http://book.test/page.html")
+    page.wait_for_selector(".playground.pg-ready >> nth=2")
+    page.get_by_role("button", name="Train").click()
+    page.get_by_role("button", name="Ten batches").click()
+    page.wait_for_timeout(300)
+    page.close()
+    assert said == []
+
+
+def test_without_scripts_and_in_print_there_is_a_description(browser, site):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(site + PAGE)
+    for name, text in playground.TEXTS.items():
+        api.expect(widget(page, name).locator(".pg-static")).to_be_visible()
+        api.expect(widget(page, name)).to_contain_text(text[:40])
+    api.expect(page.locator("noscript p").first).to_be_visible()
+    context.close()
+
+
+def test_print_hides_the_controls(opened):
+    opened.emulate_media(media="print")
+    api.expect(opened.locator(".pg-static").first).to_be_visible()
+    api.expect(opened.locator(".pg-controls").first).to_be_hidden()
+
+
+def test_every_control_has_a_name_and_fits_a_phone(visit, site):
+    page, _ = visit(site + PAGE, width=390)
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll(".pg-live input, .pg-live select")]
+          .filter((e) => !e.labels.length || !e.labels[0].textContent.trim()).length"""
+    )
+    assert unnamed == 0
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll(".pg-live *")].filter((e) =>
+          !e.closest(".pg-spoken, svg") && e.getBoundingClientRect().right > 390).length"""
+    )
+    assert wide == 0
