@@ -139,7 +139,7 @@ def directive(kind: str, title: str, body: str, name: str, book: Book) -> str:
         inner = body if kind == "admonition" or not title else f"{title}\n{body}"
         return quoted(f"**{heading}**\n\n{inner}")
     if kind == "playground":
-        return quoted(f"*An interactive figure of the book's web edition:* {body}")
+        return quoted("*The web edition of the book has an interactive figure here.*")
     raise UnknownSyntax(f"{name}: no translation for the directive {{{kind}}}")
 
 
