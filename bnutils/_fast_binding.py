@@ -1,0 +1,79 @@
+"""What joins the C++ kernel of :mod:`bnutils.fast` to autograd and to Python."""
+
+AUTOGRAD = r"""
+using torch::autograd::AutogradContext;
+using Tensors = torch::autograd::variable_list;
+struct BatchNorm : torch::autograd::Function<BatchNorm> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Maybe& w_, const Maybe& b_,
+                        const Maybe& mean_, const Maybe& var_, bool batch,
+                        double factor, double eps) {
+    auto get = [](const Maybe& t) { return t ? *t : Tensor(); };
+    Tensor w = get(w_), b = get(b_), mean = get(mean_), var = get(var_);
+    Tensor y = at::empty_like(x), st = at::empty({3, x.size(1)}, x.options());
+    auto go = x.scalar_type() == at::kFloat ? ::forward<float> : ::forward<double>;
+    go(x, w, b, mean, var, st, y, batch, factor, eps);
+    ctx->save_for_backward({x, w, st});
+    ctx->saved_data["batch"] = batch; ctx->saved_data["eps"] = eps;
+    ctx->saved_data["bias"] = b.defined();
+    return y;
+  }
+  static Tensors backward(AutogradContext* ctx, Tensors grads) {
+    auto saved = ctx->get_saved_variables();
+    Tensor x = saved[0], w = saved[1], st = saved[2], dy = grads[0].contiguous(), none, dx, dw, db;
+    bool batch = ctx->saved_data["batch"].toBool();
+    if (at::GradMode::is_enabled() || dy.scalar_type() != x.scalar_type()) {
+      std::vector<int64_t> dims{0}, view{1, -1};  // someone differentiates this: plain operations
+      if (x.dim() == 3) { dims.push_back(2); view.push_back(1); }
+      Tensor c = batch ? x - x.mean(dims, true) : x - st[0].view(view) - st[1].view(view);
+      if (batch) c = c - c.mean(dims, true);
+      double eps = ctx->saved_data["eps"].toDouble();
+      Tensor inv = batch ? (c.square().mean(dims, true) + eps).rsqrt() : st[2].view(view);
+      Tensor h = c * inv, scale = w.defined() ? w.view(view) * inv : inv;
+      dx = batch ? scale * (dy - dy.mean(dims, true) - h * (dy * h).mean(dims, true)) : scale * dy;
+      dw = (dy * h).sum(dims), db = dy.sum(dims);
+    } else {
+      Tensor both = at::empty({2, x.size(1)}, x.options());
+      dx = at::empty_like(x);
+      if (x.scalar_type() == at::kFloat) ::backward<float>(dy, x, w, st, dx, both, batch);
+      else ::backward<double>(dy, x, w, st, dx, both, batch);
+      dw = both.select(0, 0), db = both.select(0, 1);
+    }
+    if (!w.defined()) dw = none;
+    if (!ctx->saved_data["bias"].toBool()) db = none;
+    return {dx, dw, db, none, none, none, none, none};
+  }
+};
+"""
+
+ENTRY = r"""
+bool plain(const Tensor& t) {  // a dense CPU tensor that nothing wraps
+  using K = c10::DispatchKey;
+  auto usual = c10::DispatchKeySet({K::AutogradCPU, K::ADInplaceOrView, K::AutocastCPU});
+  return (t.key_set() - usual) == c10::DispatchKeySet(K::CPU)
+      && t.is_contiguous() && !t._fw_grad(0).defined();
+}
+// None where this kernel does not apply; the caller then takes the plain layer
+Maybe batch_norm(const Tensor& x, const Maybe& w_, const Maybe& b_, const Maybe& mean_,
+                 const Maybe& var_, const Maybe& count_, bool training,
+                 std::optional<double> momentum, double eps) {
+  auto type = x.scalar_type();
+  if (type != at::kFloat && type != at::kDouble) return {};
+  if (x.dim() < 2 || x.dim() > 3 || !plain(x) || !x.numel() || !(eps > 0)) return {};
+  bool batch = training || !mean_;
+  if (mean_.has_value() != var_.has_value() || (batch && x.numel() == x.size(1))) return {};
+  for (auto* t : {&w_, &b_, &mean_, &var_})
+    if (*t && ((*t)->scalar_type() != type || (*t)->numel() != x.size(1) || !plain(**t))) return {};
+  double factor = momentum.value_or(0);
+  if (training && count_) {
+    if (count_->scalar_type() != at::kLong || !plain(*count_)) return {};
+    int64_t n = ++*count_->data_ptr<int64_t>();
+    if (!momentum) factor = 1.0 / n;
+  }
+  for (auto* t : {&mean_, &var_, &count_})
+    if (training && *t) (*t)->unsafeGetTensorImpl()->bump_version();
+  return BatchNorm::apply(x, w_, b_, mean_, var_, batch, factor, eps);
+}
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("batch_norm", &batch_norm, py::call_guard<py::gil_scoped_release>());
+}
+"""
