@@ -234,6 +234,7 @@ FOUNDATION = ("arrays", "norm")
 SHIPPED_IN = {
     "13": ("_fold",),
     "14": ("relatives", "_relatives", "_relatives_batch"),
+    "15": ("sync", "_sync"),
 }
 
 

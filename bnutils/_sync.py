@@ -1,0 +1,87 @@
+"""The mathematics of synchronised batch norm: chapters 3 and 4, with sums over all ranks."""
+
+import torch
+from torch import Tensor, distributed
+from torch.autograd import Function
+
+from bnutils.norm import batch_stats
+
+
+def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
+    """Mean, biased variance and count of the batch that all ranks hold together.
+
+    The two passes of chapter 4, each ending in a sum over the ranks; no large squares
+    are subtracted. The sums travel in float64, which also keeps the count exact.
+    """
+    m = x.numel() // max(x.size(1), 1)  # values per channel, here
+    mean, var = batch_stats(x) if m else x.new_zeros(2, x.size(1))  # not NaN if empty
+    mean, var = mean.double(), var.double()  # (C,), of this rank's part
+    sums = torch.cat([m * mean, mean.new_tensor([m])])  # (C + 1,)
+    distributed.all_reduce(sums, group=group)
+    whole_mean, count = sums[:-1] / sums[-1], int(sums[-1])
+    squares = m * (var + (mean - whole_mean).square())  # (C,)
+    distributed.all_reduce(squares, group=group)
+    if count == 1:
+        raise ValueError(
+            "Expected more than 1 value per channel when training, got 1 in all "
+            "processes together: use a larger batch, drop the last one, or call eval()"
+        )
+    return whole_mean.to(x.dtype), (squares / sums[-1]).to(x.dtype), count
+
+
+class AllSum(Function):
+    """Sum of a tensor over all ranks; its gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx, x, group):
+        """Return the sum, the same on every rank; ``x`` stays as it is."""
+        ctx.group = group
+        total = x.clone()
+        distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx, dy):
+        """Every rank used the sum, so the gradients of all ranks come together."""
+        return AllSum.apply(dy, ctx.group), None
+
+
+class Standardize(Function):
+    """Normalise by the statistics of the batch that all ranks hold together.
+
+    From x to x_hat, 1/std, mean, variance and count. Two collectives forward, one
+    backward. The gradient may be differentiated again: it is written in x_hat and 1/std,
+    which are outputs of this function themselves.
+    """
+
+    @staticmethod
+    def forward(ctx, x, eps, group):
+        """Shapes (N, C) or (N, C, L); N may differ between ranks and be 0."""
+        mean, var, count = whole_batch_stats(x, group)
+        rstd = torch.rsqrt(var + eps)  # (C,)
+        x_hat = (x - per_channel(mean, x)) * per_channel(rstd, x)
+        ctx.save_for_backward(x_hat, rstd)
+        ctx.group, ctx.count = group, count
+        ctx.mark_non_differentiable(mean, var)
+        ctx.set_materialize_grads(False)
+        return x_hat, rstd, mean, var, count
+
+    @staticmethod
+    def backward(ctx, g, g_rstd, *_):
+        """The closed form of chapter 3, with its two sums taken over all ranks."""
+        x_hat, rstd = ctx.saved_tensors
+        g = torch.zeros_like(x_hat) if g is None else g
+        dims = (0, *range(2, x_hat.dim()))
+        sums = [g.sum(dims), (g * x_hat).sum(dims)]
+        if g_rstd is not None:  # only when a gradient is differentiated again
+            sums.append(g_rstd)
+        total = AllSum.apply(torch.cat(sums), ctx.group) / max(ctx.count, 1)
+        mean_g, mean_gx, *more = (per_channel(t, g) for t in total.split(len(rstd)))
+        r = per_channel(rstd, g)
+        dx = r * (g - mean_g - x_hat * mean_gx)
+        return dx - x_hat * r.square() * more[0] if more else dx, None, None
+
+
+def per_channel(value: Tensor, x: Tensor) -> Tensor:
+    """Reshape (C,) so that it broadcasts over ``x``: (1, C) or (1, C, 1)."""
+    return value.view(1, -1, *(1,) * (x.dim() - 2))
