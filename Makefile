@@ -3,6 +3,7 @@ PYTHON ?= python3
 PORT ?= 8000
 NOTEBOOKS ?=
 INSTALL ?=
+BENCH ?=
 
 BOOK := .venv/book
 TEST := .venv/test
@@ -50,9 +51,9 @@ lint: $(TEST)/.done  ## ruff on code and notebooks, codespell on text
 fuzz: $(TEST)/.done  ## 100,000 random call sequences against PyTorch; some minutes
 	FUZZ_EXAMPLES=100000 $(PYTEST) tests/test_fuzz.py
 
-bench: $(TEST)/.done  ## run the scripts in benchmarks/
-	@for script in benchmarks/*.py; do \
-		echo "$$script"; $(TEST)/bin/python "$$script" || exit 1; done
+bench: $(TEST)/.done  ## run the scripts in benchmarks/ (BENCH=--quick for a first look)
+	@for name in batchnorm throughput training book; do \
+		echo "$$name"; $(TEST)/bin/python benchmarks/$$name.py $(BENCH) || exit 1; done
 
 clean:  ## remove what the other targets made, environments included
 	rm -rf _build .venv .pytest_cache .ruff_cache *.egg-info

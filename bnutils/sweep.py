@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bnutils import _context
+from bnutils import _progress
 
 __all__ = ["Results", "run"]
 
@@ -119,7 +119,7 @@ def run(
     """
     results = Results(_checked(settings))
     total = len(results.settings)
-    with _ctrl_c() as pressed, _context.bar(total, progress, "run") as advance:
+    with _ctrl_c() as pressed, _progress.bar(total, progress, "run") as advance:
         try:
             for setting in results.settings:
                 value = function(*setting)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnutils import _context
+from bnutils import _context, _progress
 from bnutils._context import default_device, seed_all
 from bnutils._optim import make_optimizer, make_schedule, onecycle
+from bnutils._recipe import RECIPES, augmented, shift
 from bnutils.data import Dataset, Split, number_of_batches
 
-__all__ = ["History", "Score", "default_device", "evaluate", "fit", "onecycle"]
-__all__ += ["seed_all"]
+__all__ = ["History", "Score", "default_device", "evaluate", "fit", "onecycle", "shift"]
+__all__ += ["RECIPES", "seed_all"]
 
 
 @dataclass(repr=False)
@@ -115,6 +116,7 @@ def fit(
     schedule: str | Callable[[float], float] = "onecycle",
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     seed: int = 0,
     drop_last: bool = True,
     threads: int | None = None,
@@ -150,8 +152,11 @@ def fit(
         Applied to every parameter, those of BatchNorm included.
     label_smoothing : float
         Part of the target spread over all classes, in training only.
+    augment : callable, optional
+        Makes of a batch's images (B, 784) and a CPU generator the images to train on,
+        for example :func:`shift`. The order of the images is the same with and without.
     seed : int
-        Of the order of the images.
+        Of the order of the images, and of what ``augment`` draws.
     drop_last : bool
         Leave out the last, smaller batch of an epoch.
     threads : int, optional
@@ -187,11 +192,12 @@ def fit(
     steps = epochs * number_of_batches(data.train, batch_size, drop_last)
     order = {"generator": torch.Generator().manual_seed(seed), "drop_last": drop_last}
     setting = _context.setting(model, device, threads)
-    with setting as chosen, _context.bar(steps, progress) as advance:
+    with setting as chosen, _progress.bar(steps, progress) as advance:
         update = make_optimizer(optimizer, model, lr, weight_decay)
         factor = make_schedule(schedule)
         loop = _Loop(model, update, factor, steps, label_smoothing, on_step, advance)
-        loop.run(data.to(chosen), epochs, batch_size, order, evaluate_each_epoch)
+        moved = augmented(data.to(chosen), augment, seed)
+        loop.run(moved, epochs, batch_size, order, evaluate_each_epoch)
     return loop.history
 
 
