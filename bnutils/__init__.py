@@ -2,8 +2,9 @@
 
 Each module holds one idea, in the order in which data flows: ``arrays`` (the mathematics in
 NumPy), ``norm`` (the layer), ``conformance`` (checked against PyTorch), ``data``, ``models``,
-``train``, ``probe``, ``deploy``; ``plot`` and ``exercises`` serve all chapters. Importing the
-package imports none of them.
+``train``, ``sweep`` (many trainings), ``probe``, ``deploy`` (recalibrate, fold), ``relatives``
+(sibling norms), ``sync`` (several processes), ``fast``, ``doctor``; ``plot`` and ``exercises``
+serve all chapters. Importing the package imports none of them.
 """
 
 __version__ = "0.1.0"
