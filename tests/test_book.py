@@ -283,3 +283,13 @@ def test_math_and_its_licence_come_with_the_pages(html):
 def test_pages_carry_no_unused_scripts(pages):
     loads = {x for page in pages.values() for x in page.loads}
     assert [x for x in loads if "fontawesome.js" in x or "thebe" in x] == []
+
+
+def test_api_reference_shows_every_public_function_and_class(html):
+    page = (html / "book" / "api.html").read_text("utf8")
+    modules = re.findall(r"autoapimodule:: (bnutils\.\w+)", prose(ROOT / "book/api.md"))
+    for module in modules:
+        names = {n for n in bookext.exported(module) if not n.isupper()}
+        assert names or module == "bnutils.plot", module
+        for name in names:
+            assert f'id="{module}.{name}"' in page, f"{module}.{name}"

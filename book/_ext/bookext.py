@@ -6,11 +6,13 @@ where the repository's address is known.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -104,14 +106,30 @@ def drop_thebe(app, pagename, templatename, context, doctree):
         context[kind] = [f for f in context[kind] if not is_thebe(f)]
 
 
+@cache
+def exported(module: str) -> set[str]:
+    """The names in a module's ``__all__``, with those that ``+=`` adds."""
+    path = ROOT.joinpath(*module.split("."))
+    file = next(
+        f for f in (path / "__init__.py", path.with_suffix(".py")) if f.exists()
+    )
+    names = set()
+    for node in ast.parse(file.read_text("utf8")).body:
+        if isinstance(node, ast.Assign | ast.AugAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if getattr(target, "id", "") == "__all__":
+                names.update(ast.literal_eval(node.value))
+    return names
+
+
 def skip_member(app, what, name, obj, skip, options):
     """Leave out what a module imports for its own use, and attributes without a text.
 
     The latter stand in the list of attributes in their class's docstring.
     """
     parent, _, short = obj.id.rpartition(".")
-    exported = getattr(app.env.autoapi_all_objects.get(parent), "all", None)
-    if exported is not None and short not in exported:
+    module = app.env.autoapi_all_objects.get(parent)
+    if getattr(module, "all", None) is not None and short not in exported(parent):
         return True
     return True if obj.type == "attribute" and not obj.docstring else None
 
