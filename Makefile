@@ -23,7 +23,7 @@ book: $(BOOK)/.done  ## build the book from the stored outputs, warnings as erro
 	@echo "The book is at _build/html/index.html: open it in a browser, or run \`make serve\`."
 
 test: lint  ## everything that CI runs, except the browser
-	$(PYTEST) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=120 \
+	$(PYTEST) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 		--ignore tests/browser tests notebooks
 
 test-browser: book $(TEST)/.browser  ## open every page in a headless Chromium and check it

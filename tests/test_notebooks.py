@@ -66,7 +66,7 @@ def test_notebook_also_holds_on_the_offline_digits(path):
     nb = nbformat.read(path, as_version=4)
     offline = os.environ | KERNEL_ENVIRONMENT | {"BNUTILS_DATA": "digits"}
     where = {"metadata": {"path": str(ROOT)}}  # nbval runs it from its own folder
-    client = NotebookClient(nb, timeout=120, kernel_name="python3", resources=where)
+    client = NotebookClient(nb, timeout=300, kernel_name="python3", resources=where)
     client.execute(env=offline)  # raises where a cell does, asserts included
     printed = "".join(
         o["text"] for c in nb["cells"] for o in c.get("outputs", []) if "text" in o

@@ -35,7 +35,8 @@ Unpack, and in this folder:
     pip install torch torchvision numpy matplotlib scikit-learn tqdm jupyterlab
     jupyter lab
 
-The notebooks find the folder bnutils beside them. Chapters that train read MNIST, which
+Chapter 13 also uses onnx, onnxscript and onnxruntime, if they are installed; chapter 16 a C++
+compiler and ninja. The notebooks find the folder bnutils beside them. Chapters that train read MNIST, which
 torchvision downloads; with no network they use the digits that scikit-learn ships.
 """
 
