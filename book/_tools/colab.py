@@ -36,8 +36,8 @@ Unpack, and in this folder:
     jupyter lab
 
 Chapter 13 also uses onnx, onnxscript and onnxruntime, if they are installed; chapter 16 a C++
-compiler and ninja. The notebooks find the folder bnutils beside them. Chapters that train read MNIST, which
-torchvision downloads; with no network they use the digits that scikit-learn ships.
+compiler and ninja. The notebooks find the folder bnutils beside them. Chapters that train read
+MNIST, which torchvision downloads; with no network they use the digits that scikit-learn ships.
 """
 
 
