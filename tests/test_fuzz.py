@@ -1,4 +1,4 @@
-"""Random configurations, inputs and call sequences: the book's layer does what PyTorch's does.
+"""Random configurations, inputs and call sequences: the book's layers do what PyTorch's does.
 
 `make test` tries FUZZ_EXAMPLES=500 sequences, `make fuzz` 100,000. What is known to differ is in
 tests/test_norm.py and left out here: infinities in the input, zero channels, and empty batches
@@ -18,9 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bnutils import norm
+from bnutils import fast, norm
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "500"))
+LAYERS = [norm.BatchNorm1d, fast.TorchBatchNorm1d]
+if not fast.available("kernel"):  # no reason why not
+    LAYERS.append(fast.KernelBatchNorm1d)
 NAMES = ("dx", "dweight", "dbias")
 GUARDS = {
     "grad": torch.enable_grad,
@@ -232,6 +235,7 @@ def change(layer: nn.Module, step: str, value) -> None:
         setattr(layer, step, value)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -240,14 +244,14 @@ def change(layer: nn.Module, step: str, value) -> None:
     database=None,
 )
 @given(options=layers, sequence=st.lists(steps, min_size=1, max_size=12))
-def test_any_sequence_of_calls_gives_what_pytorch_gives(options, sequence):
-    pair = norm.BatchNorm1d(**options), nn.BatchNorm1d(**options)
+def test_any_sequence_of_calls_gives_what_pytorch_gives(layer, options, sequence):
+    pair = layer(**options), nn.BatchNorm1d(**options)
     if options["affine"]:
         g = torch.Generator().manual_seed(0)
         for name in ("weight", "bias"):
             value = torch.randn(options["num_features"], generator=g)
-            for layer in pair:
-                getattr(layer, name).data.copy_(value)
+            for one in pair:
+                getattr(one, name).data.copy_(value)
     for step, value in sequence:
         if step == "eps" and value == 0 and not zero_eps_is_refused():
             continue
@@ -264,4 +268,4 @@ def test_fuzzing_finds_a_wrong_layer(monkeypatch):
 
     monkeypatch.setattr(norm.BatchNorm1d, "_update_running_stats", biased)
     with pytest.raises(AssertionError):
-        test_any_sequence_of_calls_gives_what_pytorch_gives()
+        test_any_sequence_of_calls_gives_what_pytorch_gives(norm.BatchNorm1d)
