@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -219,6 +220,7 @@ class Links(HTMLParser):
 def html() -> Path:
     """The book, built as `make book` builds it: warnings are errors."""
     target = ROOT / "_build" / "strict"
+    shutil.rmtree(target, ignore_errors=True)  # what an extension does, it does anew
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT)]
     command += ["--path-output", str(target), "-W", "-n", "--keep-going"]
     environment = os.environ | {"BOOK_REPOSITORY_URL": ""}
@@ -293,3 +295,25 @@ def test_api_reference_shows_every_public_function_and_class(html):
         assert names or module == "bnutils.plot", module
         for name in names:
             assert f'id="{module}.{name}"' in page, f"{module}.{name}"
+
+
+def test_every_page_has_a_description(html):
+    for entry in ENTRIES:
+        page = (html / f"{entry}.html").read_text("utf8")
+        (words,) = re.findall(r'<meta name="description" content="([^"]*)"', page)
+        assert 20 <= len(words) <= 200, entry
+
+
+def test_mathjax_comes_with_the_pages_that_have_formulas(html):
+    with_formula = {"math" in p for p in map(page_parts, html.glob("*/*.html"))}
+    assert with_formula == {True, False}
+    for path in html.glob("*/*.html"):
+        parts = page_parts(path)
+        assert ("math" in parts) == ("script" in parts), path.name
+
+
+def page_parts(path: Path) -> set[str]:
+    """Which of a formula and MathJax's script a page contains."""
+    text = path.read_text("utf8")
+    marks = {"math": 'class="math', "script": "tex-chtml-full.js"}
+    return {name for name, mark in marks.items() if mark in text}

@@ -12,9 +12,13 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from functools import cache
+from html import escape
 from importlib.metadata import distribution
 from pathlib import Path
+
+from docutils import nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "book" / "_static"
@@ -149,13 +153,27 @@ def write_archive(outdir: Path):
     edition.archive(edition.load(), outdir / "_static" / ARCHIVE)
 
 
-def drop_scripts(outdir: Path):
-    """Remove Font Awesome's script, 1.5 MB a page: the style sheet's font draws the same icons."""
-    for page in outdir.rglob("*.html"):
-        text = page.read_text("utf8")
-        lean = re.sub(SCRIPT.format(r"fontawesome\.js"), "", text)
-        if lean != text:
-            page.write_text(lean, "utf8")
+def lighten(text: str) -> str:
+    """A page without what it does not need at once, or at all.
+
+    Font Awesome's script is 1.5 MB, and the style sheet's font draws the same icons. MathJax goes
+    where no formula is. Pictures after the first are fetched when the reader comes near.
+    """
+    text = re.sub(SCRIPT.format(r"fontawesome\.js"), "", text)
+    if 'class="math' not in text:
+        text = re.sub(SCRIPT.format(r"mathjax"), "", text)
+        text = re.sub(r"\s*<script>window\.MathJax = .*?</script>", "", text)
+    head, article, body = text.partition("<article")
+    first, picture, rest = body.partition("<img ")
+    rest = re.sub(r"<img (?!loading)", '<img loading="lazy" ', rest)
+    return head + article + first + picture + rest
+
+
+def describe(app, pagename, templatename, context, doctree):
+    """Give each page a description for search engines: its first paragraph."""
+    if doctree and (found := list(doctree.findall(nodes.paragraph))):
+        words = textwrap.shorten(found[0].astext(), 160, placeholder=" ...")
+        context["metatags"] += f'<meta name="description" content="{escape(words)}" />'
 
 
 def finish(app, exception):
@@ -163,7 +181,8 @@ def finish(app, exception):
     if exception is None and app.builder.format == "html":
         copy_mathjax(Path(app.outdir))
         write_archive(Path(app.outdir))
-        drop_scripts(Path(app.outdir))
+        for page in Path(app.outdir).rglob("*.html"):
+            page.write_text(lighten(page.read_text("utf8")), "utf8")
 
 
 def setup(app):
@@ -173,5 +192,6 @@ def setup(app):
     app.connect("builder-inited", share_html_visitors)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", describe)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
