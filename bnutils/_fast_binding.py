@@ -3,26 +3,37 @@
 AUTOGRAD = r"""
 using torch::autograd::AutogradContext;
 using Tensors = torch::autograd::variable_list;
+bool plain(const Tensor& t) {  // a dense CPU tensor that nothing wraps
+  using K = c10::DispatchKey;
+  auto usual = c10::DispatchKeySet({K::AutogradCPU, K::ADInplaceOrView, K::AutocastCPU});
+  return (t.key_set() - usual) == c10::DispatchKeySet(K::CPU)
+      && t.is_contiguous() && !t._fw_grad(0).defined();
+}
+std::pair<Tensor, Tensor> compute(const Tensor& x, const Maybe& w_, const Maybe& b_,
+                                  const Maybe& mean_, const Maybe& var_, bool batch,
+                                  double factor, double eps) {
+  auto get = [](const Maybe& t) { return t ? *t : Tensor(); };
+  Tensor y = fresh(x), st = at::empty({5, x.size(1)}, x.options());
+  auto go = x.scalar_type() == at::kFloat ? ::forward<float> : ::forward<double>;
+  go(x, get(w_), get(b_), get(mean_), get(var_), st, y, batch, factor, eps);
+  return {y, st};
+}
 struct BatchNorm : torch::autograd::Function<BatchNorm> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Maybe& w_, const Maybe& b_,
                         const Maybe& mean_, const Maybe& var_, bool batch,
                         double factor, double eps) {
-    auto get = [](const Maybe& t) { return t ? *t : Tensor(); };
-    Tensor w = get(w_), b = get(b_), mean = get(mean_), var = get(var_);
-    Tensor y = at::empty_like(x), st = at::empty({3, x.size(1)}, x.options());
-    auto go = x.scalar_type() == at::kFloat ? ::forward<float> : ::forward<double>;
-    go(x, w, b, mean, var, st, y, batch, factor, eps);
-    ctx->save_for_backward({x, w, st});
+    auto [y, st] = compute(x, w_, b_, mean_, var_, batch, factor, eps);
+    ctx->save_for_backward({x, w_ ? *w_ : Tensor(), st});
     ctx->saved_data["batch"] = batch; ctx->saved_data["eps"] = eps;
-    ctx->saved_data["bias"] = b.defined();
+    ctx->saved_data["bias"] = b_.has_value();
     return y;
   }
   static Tensors backward(AutogradContext* ctx, Tensors grads) {
     auto saved = ctx->get_saved_variables();
     Tensor x = saved[0], w = saved[1], st = saved[2], dy = grads[0].contiguous(), none, dx, dw, db;
     bool batch = ctx->saved_data["batch"].toBool();
-    if (at::GradMode::is_enabled() || dy.scalar_type() != x.scalar_type()) {
-      std::vector<int64_t> dims{0}, view{1, -1};  // someone differentiates this: plain operations
+    if (at::GradMode::is_enabled() || !plain(dy) || dy.scalar_type() != x.scalar_type()) {
+      std::vector<int64_t> dims{0}, view{1, -1};  // differentiated again, or batched
       if (x.dim() == 3) { dims.push_back(2); view.push_back(1); }
       Tensor c = batch ? x - x.mean(dims, true) : x - st[0].view(view) - st[1].view(view);
       if (batch) c = c - c.mean(dims, true);
@@ -33,7 +44,7 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
       dw = (dy * h).sum(dims), db = dy.sum(dims);
     } else {
       Tensor both = at::empty({2, x.size(1)}, x.options());
-      dx = at::empty_like(x);
+      dx = fresh(x);
       if (x.scalar_type() == at::kFloat) ::backward<float>(dy, x, w, st, dx, both, batch);
       else ::backward<double>(dy, x, w, st, dx, both, batch);
       dw = both.select(0, 0), db = both.select(0, 1);
@@ -46,12 +57,6 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
 """
 
 ENTRY = r"""
-bool plain(const Tensor& t) {  // a dense CPU tensor that nothing wraps
-  using K = c10::DispatchKey;
-  auto usual = c10::DispatchKeySet({K::AutogradCPU, K::ADInplaceOrView, K::AutocastCPU});
-  return (t.key_set() - usual) == c10::DispatchKeySet(K::CPU)
-      && t.is_contiguous() && !t._fw_grad(0).defined();
-}
 // None where this kernel does not apply; the caller then takes the plain layer
 Maybe batch_norm(const Tensor& x, const Maybe& w_, const Maybe& b_, const Maybe& mean_,
                  const Maybe& var_, const Maybe& count_, bool training,
@@ -71,7 +76,10 @@ Maybe batch_norm(const Tensor& x, const Maybe& w_, const Maybe& b_, const Maybe&
   }
   for (auto* t : {&mean_, &var_, &count_})
     if (training && *t) (*t)->unsafeGetTensorImpl()->bump_version();
-  return BatchNorm::apply(x, w_, b_, mean_, var_, batch, factor, eps);
+  auto learns = [](const Maybe& t) { return t && t->requires_grad(); };
+  if (at::GradMode::is_enabled() && (x.requires_grad() || learns(w_) || learns(b_)))
+    return BatchNorm::apply(x, w_, b_, mean_, var_, batch, factor, eps);
+  return compute(x, w_, b_, mean_, var_, batch, factor, eps).first;
 }
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("batch_norm", &batch_norm, py::call_guard<py::gil_scoped_release>());

@@ -15,7 +15,8 @@ from types import ModuleType
 import torch
 
 from bnutils._fast_binding import AUTOGRAD, ENTRY
-from bnutils._fast_source import BACKWARD, FORWARD, PASSES
+from bnutils._fast_passes import PASSES
+from bnutils._fast_source import BACKWARD, FORWARD
 
 NAME = "bnutils_batch_norm"
 SOURCE = PASSES + FORWARD + BACKWARD + AUTOGRAD + ENTRY

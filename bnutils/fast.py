@@ -22,10 +22,9 @@ import warnings
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from bnutils import _fast_build, norm
-from bnutils._fast_torch import LeanBatchNorm, column
+from bnutils._fast_torch import LeanBatchNorm, column, transformed
 
 __all__ = [
     "GEARS",
@@ -98,9 +97,9 @@ class BatchNorm1d(norm.BatchNorm1d):
 
     Input that a gear does not cover takes the next best road, with the same result: the
     kernel covers contiguous float32 and float64 on the CPU, the "torch" gear both types
-    on any device in training; half precision, evaluation (but for the kernel),
-    torch.func transforms, forward-mode derivatives and code under torch.compile go
-    through :mod:`bnutils.norm`. Second derivatives work in every gear.
+    on any device; half precision, torch.func transforms, forward-mode derivatives and
+    code under torch.compile go through :mod:`bnutils.norm`. Second derivatives work in
+    every gear.
 
     Parameters
     ----------
@@ -148,15 +147,15 @@ class BatchNorm1d(norm.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``, shape (N, C) or (N, C, L); training also updates statistics."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return super().forward(x)
         if self.gear == "kernel":
-            p, b, keep = self._parameters, self._buffers, self.track_running_stats
+            b, keep = self._buffers, self.track_running_stats
             own = keep or not self.training  # a batch that is not kept needs no buffer
             y = _kernel(
                 x,
-                p["weight"],
-                p["bias"],
+                self.weight,
+                self.bias,
                 b["running_mean"] if own else None,
                 b["running_var"] if own else None,
                 b["num_batches_tracked"] if keep else None,
@@ -169,21 +168,32 @@ class BatchNorm1d(norm.BatchNorm1d):
 
     def _lean(self, x: Tensor) -> Tensor:
         """The "torch" and "compile" gears."""
-        self._check_input(x)
-        by_batch = self.training or self.running_mean is None
-        if x.dtype not in (torch.float32, torch.float64) or _transformed():
+        weight, bias, b = self.weight, self.bias, self._buffers
+        if not self._usual(x, weight, bias, b["running_mean"], b["running_var"]):
+            self._check_input(x)
+        if x.dtype not in (torch.float32, torch.float64) or transformed():
             return super().forward(x)
         if not x.numel():
             return super().forward(x)
-        if not by_batch:
+        x = x.contiguous()  # the output is, as PyTorch's
+        if not (self.training or b["running_mean"] is None):
             return self._affine(x)
-        fuse = self.gear == "compile" and x.dim() == 3 and x.is_contiguous()
-        y, mean, var = LeanBatchNorm.apply(x, self.weight, self.bias, self.eps, fuse)
+        fuse = self.gear == "compile" and x.dim() == 3
+        y, mean, var = LeanBatchNorm.apply(x, weight, bias, self.eps, fuse)
         if self.training and self.track_running_stats:
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
+            if b["num_batches_tracked"] is not None:
+                b["num_batches_tracked"].add_(1)
             self._update_running_stats(mean, var, x.numel() // x.size(1))
         return y
+
+    def _usual(self, x: Tensor, *state: Tensor | None) -> bool:
+        """Whether nothing can be wrong with the input; cheaper than to say what is."""
+        if x.dim() not in (2, 3) or x.numel() <= x.size(1) or self.eps <= 0:
+            return False
+        c, dtype = x.size(1), x.dtype
+        return (state[2] is None) == (state[3] is None) and all(
+            v is None or (v.dtype == dtype and v.numel() == c) for v in state
+        )
 
     def _affine(self, x: Tensor) -> Tensor:
         """Evaluation: centre, then one multiply-add."""
@@ -194,13 +204,6 @@ class BatchNorm1d(norm.BatchNorm1d):
         if self.bias is None:
             return centred * column(scale, x)
         return torch.addcmul(column(self.bias, x), centred, column(scale, x))
-
-
-def _transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work."""
-    if forward_ad._current_level >= 0:
-        return True
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class TorchBatchNorm1d(BatchNorm1d):
