@@ -1,24 +1,18 @@
-"""The four files of MNIST: located, verified by checksum, downloaded and read.
+"""The four files of MNIST: located, read and verified by checksum.
 
-Used by :mod:`bnutils.data`. Whatever keeps MNIST from being used becomes a
-:class:`DataError` that says what was found, what was expected and what to do.
+Used by :mod:`bnutils.data`; :mod:`bnutils._download` fetches them.
+Whatever keeps MNIST from being used becomes a :class:`DataError` that says what was found,
+what was expected and what to do.
 """
 
-import contextlib
-import errno
 import hashlib
 import logging
 import os
-import socket
-import sys
-import tempfile
-from http.client import HTTPException
-from io import StringIO
+import stat
 from pathlib import Path
 
+import torch
 from torch import Tensor
-
-from bnutils._torchvision import import_mnist
 
 log = logging.getLogger("bnutils")
 
@@ -35,13 +29,7 @@ FILES = {  # name of the file: (size, SHA-256)
     for digest, size, name in map(str.split, _ORIGINALS.strip().splitlines())
 }
 LAYOUTS = ("MNIST/raw", "raw", ".")
-TIMEOUT = 20  # seconds without an answer after which a mirror counts as out of reach
 DIGITS = 'use the offline digits with data.load("digits")'
-
-# What a full disk or a folder without permission raises; anything else that goes wrong
-# while downloading is the network's doing.
-_DISK = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR}
-_DISK |= {errno.ENOTDIR, errno.EEXIST, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class DataError(RuntimeError):
@@ -61,18 +49,25 @@ def find_folder(root: Path) -> Path:
         ``root`` is missing, is a file, cannot be listed or holds none of the files.
     """
     wanted = f"a folder with the four MNIST files ({', '.join(FILES)}), unpacked"
-    try:
-        names = sorted(p.name for p in root.iterdir())
-        for folder in (root / layout for layout in LAYOUTS):
-            if any((folder / name).exists() for name in FILES):
-                return folder
-    except NotADirectoryError:
-        raise DataError(f"{root} is a file; expected {wanted}") from None
-    except FileNotFoundError:
-        raise DataError(f"there is no folder {root}; expected {wanted}") from None
-    except PermissionError as error:
-        raise DataError(f"no permission to read {error.filename}") from error
-    packed = [p for layout in LAYOUTS for p in (root / layout).glob("*-ubyte.gz")]
+    names, packed = [], []
+    for folder in (root / layout for layout in LAYOUTS):
+        try:
+            names = sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if folder != root:
+                continue
+            is_file = isinstance(error, NotADirectoryError)
+            what = f"{root} is a file" if is_file else f"there is no folder {root}"
+            raise DataError(f"{what}; expected {wanted}") from None
+        except PermissionError as error:
+            where = folder if os.access(root, os.R_OK | os.X_OK) else root
+            raise DataError(f"no permission to read {where}") from error
+        except OSError as error:
+            reason = f"{folder} cannot be read ({error.strerror})"
+            raise DataError(f"{reason}; expected {wanted}") from error
+        if FILES.keys() & names:
+            return folder
+        packed += [folder / name for name in names if name[:-3] in FILES]
     if packed:
         raise DataError(
             f"the files in {packed[0].parent} are packed: gunzip them first"
@@ -83,30 +78,45 @@ def find_folder(root: Path) -> Path:
     )
 
 
-def check_file(path: Path) -> None:
-    """Compare one raw file with the original, by SHA-256.
+def check_file(path: Path) -> bytes:
+    """Read one raw file and compare it with the original, by SHA-256.
+
+    Returns
+    -------
+    bytes
+        The content; what was verified is what is to be used.
 
     Raises
     ------
     DataError
         The file is missing, a folder, unreadable, or not the original: the message
-        tells a swapped, foreign, truncated, overlong and corrupted file apart.
+        tells a swapped, packed, foreign, truncated, overlong and corrupted file apart.
     """
     try:
+        info = path.stat()
+        if stat.S_ISDIR(info.st_mode):
+            raise DataError(f"{path} is a folder; expected a file")
+        if not stat.S_ISREG(info.st_mode):  # reading a pipe might never end
+            raise DataError(f"{path} is a pipe or a device; expected a file")
+        if info.st_size > 2 * max(size for size, _ in FILES.values()):
+            raise DataError(f"{path} {_too_long(path.name, info.st_size)}")
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder; expected a file") from None
+        there = path.with_name(f"{path.name}.gz").exists()
+        hint = f", but {path.name}.gz is there: gunzip it" if there else ""
+        raise DataError(f"{path} is missing{hint}") from None
     except PermissionError as error:
-        if path.is_dir():  # what Windows raises for a folder
-            raise DataError(f"{path} is a folder; expected a file") from None
         raise DataError(f"no permission to read {path}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != FILES[path.name][1]:
         raise DataError(f"{path} {_difference(path.name, content, digest)}")
+    return content
+
+
+def _too_long(name: str, length: int) -> str:
+    return f"is too long: {length:,} bytes instead of {FILES[name][0]:,}"
 
 
 def _difference(name: str, content: bytes, digest: str) -> str:
@@ -115,6 +125,8 @@ def _difference(name: str, content: bytes, digest: str) -> str:
     for other, (_, known) in FILES.items():
         if digest == known:
             return f"holds what belongs in {other}: the files were swapped"
+    if content[:2] == b"\x1f\x8b":
+        return "is packed (gzip): expected the unpacked file, so gunzip it"
     magic = 2051 if "images" in name else 2049
     found = int.from_bytes(content[:4], "big")
     if found != magic and len(content) >= 4:
@@ -122,7 +134,7 @@ def _difference(name: str, content: bytes, digest: str) -> str:
     if len(content) < size:
         return f"is truncated: {len(content):,} bytes instead of {size:,}"
     if len(content) > size:
-        return f"is too long: {len(content):,} bytes instead of {size:,}"
+        return _too_long(name, len(content))
     return (
         "is corrupted: its size is right but its SHA-256 checksum is "
         f"{digest[:12]}... instead of {FILES[name][1][:12]}..."
@@ -130,7 +142,7 @@ def _difference(name: str, content: bytes, digest: str) -> str:
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """Verify the four files in ``folder`` and read them with torchvision.
+    """Read the four files in ``folder``, each verified.
 
     Returns
     -------
@@ -140,76 +152,11 @@ def read(folder: Path) -> dict[str, Tensor]:
     ------
     DataError
         See :func:`check_file`.
-    ImportError
-        See :func:`bnutils._torchvision.import_mnist`.
     """
+    found = {}
     for name in FILES:
-        check_file(folder / name)
-    mnist = import_mnist()
-    return {
-        name: (mnist.read_image_file if "images" in name else mnist.read_label_file)(
-            str(folder / name)
-        )
-        for name in FILES
-    }
-
-
-def download(cache: Path) -> Path:
-    """Download MNIST with torchvision into ``cache``; return the folder of its files.
-
-    The files are unpacked and verified in a temporary folder inside ``cache``, then
-    moved to their place one by one, each in a single step. A download that fails or is
-    interrupted leaves nothing under the names of the data.
-
-    Raises
-    ------
-    NoNetwork
-        No mirror delivered the files; nothing is wrong on this machine.
-    DataError
-        No space left or no permission to write.
-    ImportError
-        See :func:`bnutils._torchvision.import_mnist`.
-    """
-    mnist = import_mnist()
-    target = cache / "MNIST" / "raw"
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="incomplete-", dir=cache) as temporary:
-            with _quiet(), _timeout(TIMEOUT):
-                mnist.MNIST(temporary, download=True)
-            new = Path(temporary, "MNIST", "raw")
-            for name in FILES:
-                check_file(new / name)
-            for name in FILES:
-                os.replace(new / name, target / name)
-    except (RuntimeError, HTTPException, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in _DISK:
-            raise DataError(
-                f"MNIST could not be stored in {cache} ({error.strerror}): about "
-                "140 MB must be free and writable there; make room, or name another "
-                f"folder with XDG_CACHE_HOME, or {DIGITS}"
-            ) from error
-        reason = " ".join(str(error).split())
-        raise NoNetwork(f"MNIST could not be downloaded ({reason})") from error
-    return target
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Keep torchvision's messages out of notebooks; a terminal keeps its bar."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(StringIO()))
-        if not sys.stderr.isatty():
-            stack.enter_context(contextlib.redirect_stderr(StringIO()))
-        yield
-
-
-@contextlib.contextmanager
-def _timeout(seconds: float):
-    """Give up on a silent server: torchvision itself would wait for minutes."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+        content = bytearray(check_file(folder / name))
+        head = 16 if "images" in name else 8  # magic number and sizes, just verified
+        values = torch.frombuffer(content, dtype=torch.uint8, offset=head)
+        found[name] = values.view(-1, 28, 28) if head == 16 else values.long()
+    return found

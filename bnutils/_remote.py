@@ -4,6 +4,7 @@ The launcher's side turns the function into text and leaves it in a folder; each
 started as ``-m bnutils._remote FOLDER``, executes it and leaves there what it returns.
 """
 
+import dis
 import inspect
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from torch import Tensor, distributed
 
 from bnutils._launch import launch, process_group
 
+_LOOKUPS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _PLAIN = (bool, int, float, str, Tensor)
 
 
@@ -90,9 +92,14 @@ def capture(function: Callable) -> dict[str, Any]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """Names that a function and the functions inside it may look up."""
+    """Global names that a function and the functions inside it look up.
+
+    Not ``code.co_names``, which holds attributes as well: a method may be called like a
+    function of the notebook.
+    """
     inner = (_names(c) for c in code.co_consts if isinstance(c, CodeType))
-    return set(code.co_names).union(*inner)
+    lookups = (i for i in dis.get_instructions(code) if i.opname in _LOOKUPS)
+    return {i.argval for i in lookups}.union(*inner)
 
 
 def _is_plain(value: Any) -> bool:

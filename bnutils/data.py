@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from bnutils import _mnist
+from bnutils import _download, _mnist
 from bnutils._mnist import DataError
 
 __all__ = ["DataError", "Dataset", "Split", "cache_folder", "load"]
@@ -202,18 +202,19 @@ def load(
     ------
     DataError
         The folder or one of its files is missing, unreadable, truncated, corrupted,
-        swapped or no MNIST file; the cache is damaged and cannot be repaired; no space
-        or no permission to store the download.
+        swapped, packed or no MNIST file; the cache is damaged and cannot be repaired;
+        no space or no permission to store the download.
     ImportError
-        torchvision is not installed or broken (one built for another torch will do).
+        For a download only: torchvision is not installed, or broken (one built for
+        another torch will do).
     """
     choice = (os.environ.get("BNUTILS_DATA") or None) if root is None else root
     if choice is not None and os.fspath(choice) == "digits":
         return _digits("scikit-learn, as asked for").to(device)
     if choice is not None:
         where = "BNUTILS_DATA" if root is None else "the argument root"
-        folder = _absolute(Path(choice).expanduser(), from_package=root is None)
         try:
+            folder = _absolute(os.path.expanduser(choice), from_package=root is None)
             found = _mnist.read(_mnist.find_folder(folder))
         except DataError as error:
             raise DataError(
@@ -234,18 +235,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "bnutils")
 
 
-def _absolute(path: Path, from_package: bool) -> Path:
+def _absolute(path: str | os.PathLike, from_package: bool) -> Path:
     """Resolve a path from the current folder, or else from the package's parent."""
     beside = Path(__file__).resolve().parents[1] / path
-    here = Path.cwd() / path
-    return beside if from_package and not here.exists() and beside.exists() else here
+    other = from_package and not os.path.exists(path) and os.path.exists(beside)
+    return beside if other else Path.cwd() / path
 
 
 def _cached(download: bool) -> tuple[dict[str, Tensor], str]:
     """Read the files of the cache, downloaded where need be; say which it was."""
     folder = cache_folder() / "MNIST" / "raw"
     damage = None
-    if all((folder / name).exists() for name in _mnist.FILES):
+    if all(os.path.lexists(folder / name) for name in _mnist.FILES):
         try:
             return _mnist.read(folder), "the user's cache folder"
         except DataError as error:
@@ -253,8 +254,8 @@ def _cached(download: bool) -> tuple[dict[str, Tensor], str]:
     try:
         if not download:
             raise _mnist.NoNetwork("MNIST is not in the cache and download=False")
-        folder = _mnist.download(cache_folder())
-    except _mnist.NoNetwork as error:
+        folder = _download.download(cache_folder())
+    except DataError as error:
         if damage is None:
             raise
         raise DataError(

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from bnutils import _mnist, _torchvision, data
+from bnutils import _download, _mnist, _torchvision, data
 
 N_TRAIN, N_TEST = 5_060, 40  # of the small stand-in for MNIST
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -495,7 +495,7 @@ def test_silent_server_is_given_up(monkeypatch):
         mnist = _torchvision.import_mnist().MNIST
         port = server.getsockname()[1]
         monkeypatch.setattr(mnist, "mirrors", [f"http://127.0.0.1:{port}/"])
-        monkeypatch.setattr(_mnist, "TIMEOUT", 0.1)
+        monkeypatch.setattr(_download, "TIMEOUT", 0.1)
         assert data.load().name == "digits"
     assert socket.getdefaulttimeout() is None
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from bnutils import conformance, data, models, norm, sync, sync_mnist, train
+from bnutils import _remote, conformance, data, models, norm, sync, sync_mnist, train
 
 ENDS_WITHIN = (
     30.0  # seconds from a rank's failure to the end of the job, on a busy machine
@@ -395,6 +395,20 @@ def test_run_sends_values_and_imports_and_writes_nothing_here(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def uses_it_inside():
+    return [HELPER() for _ in range(3)]
+
+
+def has_attributes_of_that_name(thing):
+    return thing.HELPER(), [t.HELPER for t in thing.HELPER]
+
+
+def test_an_attribute_is_no_global_name():
+    """A second run of a notebook's cells finds functions that were defined later."""
+    sent = _remote.capture(has_attributes_of_that_name)
+    assert sent["values"] == {} and "import" not in sent["text"]
+
+
 def uses_helper():
     return HELPER()
 
@@ -409,6 +423,8 @@ def test_run_refuses_what_it_cannot_send():
         sync.run(enclosed)
     with pytest.raises(ValueError, match="uses HELPER"):
         sync.run(uses_helper)
+    with pytest.raises(ValueError, match="uses HELPER"):
+        sync.run(uses_it_inside)
     with pytest.raises(ValueError, match="defined by def"):
         sync.run(lambda: 1)
     with pytest.raises(ValueError, match="defined by def"):

@@ -111,6 +111,8 @@ def execute(path: Path, timeout: int) -> float:
     _check_outputs(nb)
     _shrink_figures(nb)
     nb["metadata"][provenance.KEY] = record(nb, path)
+    for remains in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed run
+        remains.unlink(missing_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         scratch.write_text(text(normalise(nb)), "utf8")
