@@ -161,7 +161,7 @@ def _offset(pair: Pair) -> None:
         layers, x = pair.layers(), pair.data(shape, offset=1e6)
         exact = copy.deepcopy(layers[1]).double()(x.double())
         ours, theirs = ((y - exact).abs().max().item() for y in both(layers, x))
-        if not ours <= 2 * theirs:
+        if not ours <= 2 * theirs + 2**-5:  # half the spacing of float32 at 1e6
             raise Mismatch(
                 f"mean 1e6, {len(shape)}-D: error {ours:.0e}, PyTorch's {theirs:.0e}"
             )

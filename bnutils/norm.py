@@ -158,7 +158,8 @@ class BatchNorm1d(nn.Module):
             mean, var = batch_stats(z)
             if self.training and self.track_running_stats:
                 self._update_running_stats(mean, var, x.numel() // max(x.size(1), 1))
-        return normalize(z, mean, var, self.weight, self.bias, self.eps).to(x.dtype)
+        y = normalize(z, mean, var, self.weight, self.bias, self.eps)
+        return y.to(x.dtype).contiguous()
 
     @torch.no_grad()
     def _update_running_stats(self, mean: Tensor, var: Tensor, m: int) -> None:
@@ -238,7 +239,6 @@ class BatchNorm1d(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
         """Accept a state saved before num_batches_tracked existed (version 1)."""
         key = prefix + "num_batches_tracked"
-        old = (local_metadata.get("version") or 1) < 2
-        if old and self.track_running_stats and key not in state_dict:
-            state_dict[key] = self.num_batches_tracked
+        if (local_metadata.get("version") or 1) < 2 and self.track_running_stats:
+            state_dict.setdefault(key, self.num_batches_tracked)
         nn.Module._load_from_state_dict(self, state_dict, prefix, local_metadata, *args)

@@ -127,6 +127,148 @@ class KeepsGraph(norm.BatchNorm1d):
             )
 
 
+def eps_beside_the_root(x, mean, var, weight=None, bias=None, eps=1e-5):
+    shape = (1, -1, *(1,) * (x.dim() - 2))
+    y = (x - mean.view(shape)) / (var.view(shape).sqrt() + eps)
+    y = y if weight is None else y * weight.view(shape)
+    return y if bias is None else y + bias.view(shape)
+
+
+def with_normalize(normalize):
+    """The book's layer with another ``normalize``."""
+
+    class Mutant(norm.BatchNorm1d):
+        def forward(self, x):
+            with patch.object(norm, "normalize", normalize):
+                return super().forward(x)
+
+    return Mutant
+
+
+def with_backward(along_one, along_x_hat):
+    """The book's layer with a backward pass by hand that may lack a term."""
+
+    class Whiten(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, mean, std):
+            ctx.save_for_backward(x_hat := (x - mean) / std, std)
+            return x_hat
+
+        @staticmethod
+        def backward(ctx, dy):
+            x_hat, std = ctx.saved_tensors
+            dims = dims_of(x_hat)
+            dx = dy - along_one * dy.mean(dims, keepdim=True)
+            dx = dx - along_x_hat * x_hat * (dy * x_hat).mean(dims, keepdim=True)
+            return dx / std, None, None
+
+    def normalize(x, mean, var, weight=None, bias=None, eps=1e-5):
+        shape = (1, -1, *(1,) * (x.dim() - 2))
+        mean, std = mean.detach().view(shape), (var.detach() + eps).sqrt().view(shape)
+        y = Whiten.apply(x, mean, std)
+        y = y if weight is None else y * weight.view(shape)
+        return y if bias is None else y + bias.view(shape)
+
+    return with_normalize(normalize)
+
+
+def one_axis_for_positions(x):
+    """Averages over the positions only after the first example."""
+    return unpatched(x if x.dim() == 2 else x[:, :, 0])
+
+
+def without_gradients(x):
+    with torch.no_grad():
+        return unpatched(x)
+
+
+class CountsFromOne(norm.BatchNorm1d):
+    def reset_running_stats(self):
+        super().reset_running_stats()
+        if self.track_running_stats:
+            self.num_batches_tracked.fill_(1)
+
+
+class CountsTooLate(norm.BatchNorm1d):
+    def _update_running_stats(self, mean, var, m):
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        super()._update_running_stats(mean, var, m)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.sub_(1)
+
+
+class CountsInEvaluation(norm.BatchNorm1d):
+    def forward(self, x):
+        if not self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return super().forward(x)
+
+
+class LearnsInEvaluation(norm.BatchNorm1d):
+    def forward(self, x):
+        if not self.training and self.running_mean is not None:
+            self._update_running_stats(*norm.batch_stats(x), x.numel() // x.size(1))
+        return super().forward(x)
+
+
+class RunningInTraining(norm.BatchNorm1d):
+    def forward(self, x):
+        y = super().forward(x)
+        if self.training and self.running_mean is not None:
+            shape = (1, -1, *(1,) * (x.dim() - 2))
+            rest = (self.running_var + self.eps).rsqrt().view(shape)
+            y = (x - self.running_mean.view(shape)) * rest * self.weight.view(shape)
+        return y
+
+
+class BatchInEvaluation(norm.BatchNorm1d):
+    def forward(self, x):
+        if self.training:
+            return super().forward(x)
+        return norm.normalize(x, *norm.batch_stats(x), self.weight, self.bias, self.eps)
+
+
+class UpdatesWithoutGradOnly(norm.BatchNorm1d):
+    def _update_running_stats(self, mean, var, m):
+        if torch.is_grad_enabled():
+            super()._update_running_stats(mean, var, m)
+
+
+class StatisticsWithGradient(norm.BatchNorm1d):
+    """``no_grad`` forgotten: the in-place update writes into the graph."""
+
+    def _update_running_stats(self, mean, var, m):
+        for running, new in ((self.running_mean, mean), (self.running_var, var)):
+            if running is not None:
+                with torch.enable_grad():
+                    running.mul_(0.9).add_(new * (m / (m - 1)), alpha=0.1)
+
+
+class DeviationKept(norm.BatchNorm1d):
+    def _update_running_stats(self, mean, var, m):
+        super()._update_running_stats(mean, var.sqrt(), m)
+
+
+class BesselByExamples(norm.BatchNorm1d):
+    """N - 1 where N L - 1 is meant."""
+
+    def forward(self, x):
+        self.examples = len(x)
+        return super().forward(x)
+
+    def _update_running_stats(self, mean, var, m):
+        n = self.examples
+        super()._update_running_stats(mean, var * (m - 1) / m * n / max(n - 1, 1), m)
+
+
+class PlainAttributes(norm.BatchNorm1d):
+    """Statistics that a checkpoint does not hold."""
+
+    def register_buffer(self, name, tensor, persistent=True):
+        super().register_buffer(name, tensor, persistent=False)
+
+
 @pytest.mark.parametrize(
     ("mutant", "named"),
     [
@@ -145,6 +287,26 @@ class KeepsGraph(norm.BatchNorm1d):
         (EpsOutside, {"training output (N, C)", "evaluation output", "float64"}),
         (AcceptsAnything, {"errors"}),
         (KeepsGraph, {"copy"}),
+        (with_normalize(eps_beside_the_root), {"quiet channels"}),
+        (with_backward(0, 1), {"gradients"}),
+        (with_backward(1, 0), {"gradients"}),
+        (with_backward(0, 0), {"gradients", "second derivative"}),
+        (
+            with_stats(one_axis_for_positions),
+            {"training output (N, C, L)", "gradients"},
+        ),
+        (with_stats(without_gradients), {"gradients", "second derivative"}),
+        (CountsFromOne, {"state_dict", "num_batches_tracked", "momentum=None"}),
+        (CountsTooLate, {"momentum=None"}),
+        (CountsInEvaluation, {"evaluation changes nothing"}),
+        (LearnsInEvaluation, {"evaluation changes nothing"}),
+        (RunningInTraining, {"training output (N, C)", "gradients"}),
+        (BatchInEvaluation, {"evaluation output", "mode decides, not gradients"}),
+        (UpdatesWithoutGradOnly, {"mode decides, not gradients"}),
+        (StatisticsWithGradient, {"copy"}),
+        (DeviationKept, {"running variance", "evaluation output"}),
+        (BesselByExamples, {"running variance"}),
+        (PlainAttributes, {"state_dict", "checkpoints both ways"}),
     ],
 )
 def test_typical_mistakes_are_named(mutant, named):

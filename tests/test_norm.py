@@ -172,6 +172,18 @@ def test_numpy_functions_leave_their_inputs_alone():
         np.testing.assert_array_equal(now, then)
 
 
+def test_eps_is_1e_minus_5_unless_given():
+    x, dy, weight, bias = arrays((4, 3))
+    y = norm.batch_norm_forward(x, weight, bias)
+    np.testing.assert_array_equal(y, norm.batch_norm_forward(x, weight, bias, 1e-5))
+    grads = norm.batch_norm_backward(dy, x, weight)
+    for got, want in zip(grads, norm.batch_norm_backward(dy, x, weight, 1e-5)):
+        np.testing.assert_array_equal(got, want)
+    x, mean = torch.tensor(x), torch.zeros(3)
+    y = norm.normalize(x, mean, mean)
+    torch.testing.assert_close(y, F.batch_norm(x, mean.double(), mean.double()))
+
+
 # The PyTorch functions of chapter 4
 
 
@@ -639,6 +651,20 @@ def test_loading_does_not_change_the_callers_state():
     keys = list(state)
     norm.BatchNorm1d(3).load_state_dict(state)
     assert list(state) == keys
+
+
+def test_a_state_says_which_version_it_is():
+    ours, theirs = (
+        k(3).state_dict()._metadata[""] for k in (norm.BatchNorm1d, nn.BatchNorm1d)
+    )
+    assert ours["version"] == theirs["version"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_output_lies_in_memory_as_pytorchs(training):
+    x = torch.randn(4, 5, 3).transpose(1, 2)
+    ours, theirs = (k(3).train(training)(x) for k in (norm.BatchNorm1d, nn.BatchNorm1d))
+    assert ours.stride() == theirs.stride()
 
 
 def test_deep_copies_share_nothing():
