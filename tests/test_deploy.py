@@ -76,6 +76,15 @@ def test_everything_else_stays_as_it_was(batches):
         assert parameter.requires_grad
 
 
+def test_stale_statistics_count_for_nothing_unless_asked(batches):
+    fresh, stale = small(), small()
+    for batch in batches:
+        stale.train()(50 + 9 * batch)
+    deploy.recalibrate(fresh, batches)
+    deploy.recalibrate(stale, batches)
+    torch.testing.assert_close(stale.state_dict(), fresh.state_dict())
+
+
 def test_reset_false_continues_the_average(batches):
     whole, parts = small(), small()
     deploy.recalibrate(whole, batches)
