@@ -197,6 +197,16 @@ def test_changing_what_was_saved_is_noticed(cls):
 
 
 @each
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_an_update_of_the_statistics_is_noticed(cls, name):
+    layer, w = cls(3), torch.ones(3, requires_grad=True)
+    loss = (getattr(layer, name) * w).sum()
+    layer(torch.randn(4, 3))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@each
 def test_copies_and_pickles(cls):
     layer = cls(3)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):

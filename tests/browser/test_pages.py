@@ -37,7 +37,7 @@ def test_the_book_is_built():
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "genindex.html"])
 def test_page(visit, site, name, mode):
     page, trouble = visit(site + name, mode)
     assert trouble == []
