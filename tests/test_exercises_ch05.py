@@ -172,6 +172,7 @@ def momentum_check(
     ],
 )
 def test_momentum_check_names_the_mistake(answer, remark):
+    torch.manual_seed(0)  # with other inputs two right layers can agree to the bit
     assert remark in judge("05.3", answer)
 
 

@@ -108,6 +108,16 @@ def test_no_less_accurate_than_pytorch(cls, shape, offset):
 
 
 @each
+@pytest.mark.parametrize("shape", [(256, 16), (32, 8, 50)], ids=str)
+def test_a_mean_of_a_million_costs_no_digit(cls, shape):
+    x, dy = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    x += 1e6  # float32 has steps of 1/16 here, and the mean lies between two
+    exact = gradients(nn.BatchNorm1d(shape[1]).double(), x.double(), dy.double())
+    for found, e in zip(gradients(cls(shape[1]), x, dy), exact, strict=True):
+        torch.testing.assert_close(found.double(), e, rtol=1e-5, atol=1e-5)
+
+
+@each
 def test_large_inputs_take_another_road_to_the_same_result(cls, monkeypatch):
     monkeypatch.setattr(_fast_torch, "LARGE", 1)
     monkeypatch.setattr(_fast_torch, "PART", 60)
