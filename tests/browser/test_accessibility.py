@@ -11,12 +11,9 @@ axe = pytest.importorskip("axe_playwright_python")
 NAMES = pages()
 AXE = (Path(axe.__file__).parent / "axe.min.js").read_text("utf8")
 
-# The theme's, or Sphinx's, on every page or on the bibliography; nothing of ours.
+# The theme's, on every page; nothing of ours.
 KNOWN = {
     "region": "the title above the sidebar is outside of the theme's landmarks",
-    "aria-allowed-role": "Sphinx gives each work of the bibliography a role",
-    "aria-deprecated-role": "the same role, doc-biblioentry, is on its way out",
-    "aria-required-children": "the list around them expects other children",
 }
 
 
