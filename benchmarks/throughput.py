@@ -3,11 +3,11 @@
 The usual loop: ``torchvision.datasets.MNIST`` with ``ToTensor``, a ``DataLoader`` that
 shuffles, an optimiser as its constructor makes it, loss and accuracy recorded in every
 step. ``train.fit`` trains the same network, 784-512-256-10 with BatchNorm, with the same
-optimiser (SGD, Nesterov momentum 0.9) at the same batch size, on the CPU. The third
-measurement does the step's eight matrix products and nothing else: no training step
-built on the same products can be faster.
+optimiser (SGD, Nesterov momentum 0.9) at the same batch size, on the CPU, with both of
+its engines. The last measurement does the step's eight matrix products and nothing else:
+no training step built on the same products can be faster.
 
-All three are timed in one process, in turns of shuffled order; a ratio is the median over
+All are timed in one process, in turns of shuffled order; a ratio is the median over
 the rounds of the ratio within a round. On a machine with other work, two threads wait for
 each other and medians say little: "by least" compares the fastest round of each.
 
@@ -27,12 +27,14 @@ from _common import Timing, grid, measure, parser, readable, save
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from bnutils import data, models, train
+from bnutils import data, fast, models, train
 from bnutils._torchvision import import_mnist
 
 SIZES = (784, 512, 256, 10)
 GOALS = {"loop": 4.5, "products": 0.6}  # ratios, at two threads
-USUAL, OURS, PRODUCTS = "DataLoader + ToTensor", "train.fit", "matrix products only"
+USUAL, PRODUCTS = "DataLoader + ToTensor", "matrix products only"
+OURS, FUSED = "train.fit", 'train.fit, engine="fused"'
+ENGINES = {OURS: "autograd", FUSED: "fused"}
 
 
 def usual_loop(batch_size: int, steps: int, workers: int) -> Callable[[], None]:
@@ -62,12 +64,15 @@ def usual_loop(batch_size: int, steps: int, workers: int) -> Callable[[], None]:
     return run
 
 
-def our_loop(full: data.Dataset, batch_size: int, steps: int) -> Callable[[], None]:
+def our_loop(
+    full: data.Dataset, batch_size: int, steps: int, engine: str
+) -> Callable[[], None]:
     """Return a function that trains for some steps, all that surrounds them included."""
     n = steps * batch_size
     part = replace(full, train=data.Split(full.train.x[:n], full.train.y[:n]))
     net = models.mlp(SIZES)
     options = {"epochs": 1, "lr": 0.01, "batch_size": batch_size, "device": "cpu"}
+    options["engine"] = engine
 
     def run() -> None:
         train.fit(net, part, **options, evaluate_each_epoch=False, progress=False)
@@ -101,7 +106,8 @@ def case(full: data.Dataset, batch_size: int, args) -> dict[str, Timing]:
     loops = {USUAL: (usual_loop(batch_size, few, 0), few)}
     for n in args.workers:
         loops[f"DataLoader, {n} workers"] = (usual_loop(batch_size, few, n), few)
-    loops[OURS] = (our_loop(full, batch_size, steps), steps)
+    for name, engine in ENGINES.items():
+        loops[name] = (our_loop(full, batch_size, steps, engine), steps)
     loops[PRODUCTS] = (products(batch_size, steps), steps)
     runs = {name: run for name, (run, _) in loops.items()}
     found = measure(runs, rounds=args.rounds, warmup=1)
@@ -144,6 +150,9 @@ def main() -> None:
     full = data.load()
     if full.name != "MNIST":
         raise SystemExit("the usual loop reads MNIST: name its folder in BNUTILS_DATA")
+    if reason := fast.build():
+        print(f"{FUSED}: {reason}; left out")
+        del ENGINES[FUSED]
     results, lines = {}, []
     for threads in args.threads:
         torch.set_num_threads(threads)
@@ -155,7 +164,7 @@ def main() -> None:
     head += ("x loop", "by least", "of products", "by least")
     print(grid([head, *lines], left=2))
     print(
-        f"\nGoals for {OURS} at two threads: x loop >= {GOALS['loop']} at every batch "
+        f"\nGoals for {FUSED} at two threads: x loop >= {GOALS['loop']} at every batch "
         f"size, of products >= {GOALS['products']} at batch 128."
     )
     settings = {k: v for k, v in vars(args).items() if k != "out"}

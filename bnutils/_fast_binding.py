@@ -45,8 +45,8 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     } else {
       Tensor both = at::empty({2, x.size(1)}, x.options());
       dx = fresh(x);
-      if (x.scalar_type() == at::kFloat) ::backward<float>(dy, x, w, st, dx, both, batch);
-      else ::backward<double>(dy, x, w, st, dx, both, batch);
+      if (x.scalar_type() == at::kFloat) ::backward<float>(dy, x, st, dx, both, batch);
+      else ::backward<double>(dy, x, st, dx, both, batch);
       dw = both.select(0, 0), db = both.select(0, 1);
     }
     if (!w.defined()) dw = none;
@@ -82,6 +82,9 @@ Maybe batch_norm(const Tensor& x, const Maybe& w_, const Maybe& b_, const Maybe&
   return compute(x, w_, b_, mean_, var_, batch, factor, eps).first;
 }
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  m.def("batch_norm", &batch_norm, py::call_guard<py::gil_scoped_release>());
+  auto unlocked = py::call_guard<py::gil_scoped_release>();
+  m.def("batch_norm", &batch_norm, unlocked);
+  py::class_<Step>(m, "Step").def(py::init<double, double, double>()).def("add", &Step::add)
+      .def("__call__", &Step::operator(), unlocked);
 }
 """

@@ -17,9 +17,10 @@ import torch
 from bnutils._fast_binding import AUTOGRAD, ENTRY
 from bnutils._fast_passes import PASSES
 from bnutils._fast_source import BACKWARD, FORWARD
+from bnutils._fast_step import STEP
 
 NAME = "bnutils_batch_norm"
-SOURCE = PASSES + FORWARD + BACKWARD + AUTOGRAD + ENTRY
+SOURCE = PASSES + FORWARD + BACKWARD + AUTOGRAD + STEP + ENTRY
 _loaded: dict[str, ModuleType | str] = {}  # the module, or why there is none
 
 

@@ -3,7 +3,7 @@
 FORWARD = r"""
 // st: (5, C), the mean as high + low part, 1 / sqrt(var + eps), and two to work with:
 // y = (x - high) * scale + shift. Before the sums `hi` is a value near the mean: nothing cancels
-template <class T>
+template <class T, bool Relu = false>
 void forward(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& mean,
              const Tensor& var, Tensor st, Tensor y, bool batch, double factor, double eps) {
   const Shape s = shape(x);
@@ -29,33 +29,40 @@ void forward(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& me
     scale[c] = inv[c] * (wp ? wp[c] : 1);
     shift[c] = (bp ? bp[c] : 0) - lo[c] * scale[c];
   };
-  auto map = [=](int64_t i, int64_t c) { yp[i] = (xp[i] - hi[c]) * scale[c] + shift[c]; };
+  auto map = [=](int64_t i, int64_t c) {
+    const T v = (xp[i] - hi[c]) * scale[c] + shift[c];
+    yp[i] = Relu && v < 0 ? 0 : v;
+  };
   run<T>(s, 2, batch, pair, fold, map);
 }
 """
 
 BACKWARD = r"""
-template <class T>
-void backward(const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& st,
-              Tensor dx, Tensor dwb, bool batch) {
+template <class T, bool Relu = false>
+void backward(const Tensor& dy, const Tensor& x, const Tensor& st, Tensor dx, Tensor dwb,
+              bool batch) {
   const Shape s = shape(x);
-  const T *gp = in<T>(dy), *xp = in<T>(x), *wp = in<T>(w), *hi = in<T>(st);
-  const T *lo = hi + s.C, *inv = lo + s.C;
-  Tensor own = at::empty({3, s.C}, x.options());
-  T *scale = own.mutable_data_ptr<T>(), *slope = scale + s.C, *level = slope + s.C;
+  const T *gp = in<T>(dy), *xp = in<T>(x), *hi = in<T>(st);
+  const T *lo = hi + s.C, *inv = lo + s.C, *scale = inv + s.C, *shift = scale + s.C;
+  Tensor own = at::empty({2, s.C}, x.options());
+  T *slope = own.mutable_data_ptr<T>(), *level = slope + s.C;
   T *dxp = dx.mutable_data_ptr<T>(), *dw = dwb.mutable_data_ptr<T>(), *db = dw + s.C;
   const double m = s.N * s.L;
-  auto pair = [=](int64_t i, int64_t c, T& u, T& v) { v = gp[i]; u = v * (xp[i] - hi[c]); };
+  auto grad = [=](int64_t i, int64_t c) {
+    const T v = gp[i], y = (xp[i] - hi[c]) * scale[c] + shift[c];
+    return Relu && y <= 0 ? T(0) : v;
+  };
+  auto pair = [=](int64_t i, int64_t c, T& u, T& v) { v = grad(i, c); u = v * (xp[i] - hi[c]); };
   auto fold = [=](int64_t c, double dot, double sum) {  // Eq. (3.7), folded per channel
     dot -= lo[c] * sum;
-    dw[c] = dot * inv[c]; db[c] = sum; scale[c] = inv[c] * (wp ? wp[c] : 1);
+    dw[c] = dot * inv[c]; db[c] = sum;
     slope[c] = scale[c] * (dot * inv[c] * inv[c] / m);
     level[c] = scale[c] * (sum / m) - slope[c] * lo[c];
   };
   auto map = [=](int64_t i, int64_t c) {
-    dxp[i] = gp[i] * scale[c] - (xp[i] - hi[c]) * slope[c] - level[c];
+    dxp[i] = grad(i, c) * scale[c] - (xp[i] - hi[c]) * slope[c] - level[c];
   };
-  auto line = [=](int64_t i, int64_t c) { dxp[i] = gp[i] * scale[c]; };
+  auto line = [=](int64_t i, int64_t c) { dxp[i] = grad(i, c) * scale[c]; };
   if (batch) run<T>(s, 3, true, pair, fold, map);
   else run<T>(s, 3, true, pair, fold, line);
 }

@@ -267,7 +267,7 @@ def test_ctrl_c_returns_the_history_so_far(net, toy):
 
 
 def test_ctrl_c_in_the_middle_of_a_record_leaves_whole_steps(net, toy, monkeypatch):
-    def interrupted(self, loss, accuracy):
+    def interrupted(self, loss, accuracy, lr):
         self.history.loss.append(loss)
         raise KeyboardInterrupt
 
