@@ -15,6 +15,7 @@ from urllib.parse import unquote, urldefrag
 
 import bookext
 import exerciseindex
+import lighter
 import pytest
 import yaml
 from provenance import NOTEBOOKS, ROOT
@@ -317,3 +318,105 @@ def page_parts(path: Path) -> set[str]:
     text = path.read_text("utf8")
     marks = {"math": 'class="math', "script": "tex-chtml-full.js"}
     return {name for name, mark in marks.items() if mark in text}
+
+
+# What makes pages light
+
+
+def test_pages_wait_for_one_style_sheet_and_one_script(html, pages):
+    for path in pages:
+        head = path.read_text("utf8").partition("</head>")[0]
+        if not head.strip().startswith("<!DOCTYPE") or "<title>" not in head:
+            continue  # the page that forwards to the first
+        sheets = [p.name for p in lighter.linked(path, head)]
+        assert sheets[0] == "book.css" and set(sheets[1:]) <= {"playground.css"}
+        scripts = re.findall(r"<script (?![^>]*\b(?:defer|type))[^>]*src=[^>]*", head)
+        assert len(scripts) == 1 and "documentation_options" in scripts[0]
+        searches = "searchindex.js" in path.read_text("utf8")
+        assert searches == (path.name == "search.html")
+
+
+def test_the_style_sheet_holds_what_its_parts_hold_in_the_end(html):
+    """The theme writes one of them at the very end of the build."""
+    bundle = html / "_static" / "book.css"
+    names = bundle.read_text("utf8").partition("*/")[0].removeprefix("/*").split()
+    assert len(names) > 5 and "custom.css" in names and "pygments.css" in names
+    sheets = [html / "_static" / name for name in names]
+    found = bundle.read_text("utf8")
+    lighter.write(bundle, sheets)
+    assert bundle.read_text("utf8") == found
+    fonts = re.findall(r"url\((vendor/[^)]+)\)", found)
+    assert fonts and all((bundle.parent / font).is_file() for font in fonts)
+
+
+PAGE = """<html><head>{}
+<script src="_static/documentation_options.js"></script><script src="_static/a.js"></script>
+<script src="searchindex.js"></script></head><body><article><img src="a"><img src="b">
+<p class="math"></p><script defer src="_static/mathjax/tex.js"></script>
+<script defer src="_static/theme.js"></script></article></body></html>"""
+
+
+def small_book(folder: Path) -> list[str]:
+    """Two sheets, one of which imports a third, and one picture."""
+    (folder / "_static" / "deep").mkdir(parents=True)
+    (folder / "sub").mkdir()
+    (folder / "_static" / "dot.png").write_bytes(b"")
+    files = {
+        "deep/a.css": '@import "../b.css";\na { background: url("../dot.png") }',
+        "b.css": "b { background: url(data:x) url(nowhere.png) }",
+        "c.css": "c { color: red }",
+    }
+    for name, text in files.items():
+        (folder / "_static" / name).write_text(text)
+    return ["_static/deep/a.css", "_static/c.css"]
+
+
+def write_page(path: Path, sheets: list[str]) -> None:
+    up = "../" * (path.parent.name == "sub")
+    links = "".join(f'\n<link rel="stylesheet" href="{up}{s}?v=1" />' for s in sheets)
+    path.write_text(PAGE.format(links))
+
+
+def test_shared_sheets_become_one(tmp_path):
+    sheets = small_book(tmp_path)
+    one, two = tmp_path / "one.html", tmp_path / "sub" / "two.html"
+    write_page(one, sheets)
+    write_page(two, [*sheets, "_static/own.css"])
+    lighter.lighten(tmp_path)
+    css = (tmp_path / "_static" / "book.css").read_text()
+    order = [css.index(part) for part in ("b {", "a {", "c {")]
+    assert order == sorted(order) and "@import" not in css
+    assert "url(dot.png)" in css and "url(nowhere.png)" in css and "url(data:x)" in css
+    assert [p.name for p in lighter.linked(one, one.read_text())] == ["book.css"]
+    found = [p.name for p in lighter.linked(two, two.read_text())]
+    assert (
+        found == ["book.css", "own.css"]
+        and '"../_static/book.css?v=' in two.read_text()
+    )
+
+
+def test_a_page_written_anew_joins_the_others(tmp_path):
+    sheets = small_book(tmp_path)
+    one, two = tmp_path / "one.html", tmp_path / "sub" / "two.html"
+    for page in (one, two):
+        write_page(page, sheets)
+    lighter.lighten(tmp_path)
+    before = two.read_text()
+    lighter.lighten(tmp_path)
+    assert two.read_text() == before
+    (tmp_path / "_static" / "c.css").write_text("c { color: blue }")
+    write_page(one, sheets)
+    lighter.lighten(tmp_path)
+    assert "blue" in (tmp_path / "_static" / "book.css").read_text()
+    marks = {re.search(r"book.css(\S+)", p.read_text())[1] for p in (one, two)}
+    assert len(marks) == 1 and marks.pop() not in before
+
+
+def test_scripts_wait_and_mathjax_comes_last(tmp_path):
+    text = lighter.lighter(PAGE.format(""))
+    assert '<script src="_static/documentation_options.js">' in text
+    assert '<script defer src="_static/a.js">' in text and "searchindex" not in text
+    assert text.index("theme.js") < text.index("mathjax/") < text.index("</body>")
+    assert text.count("mathjax/") == 1 and text.count('loading="lazy"') == 1
+    assert "searchindex" in lighter.lighter(PAGE.format(""), search=True)
+    assert "mathjax" not in lighter.lighter(text.replace('class="math"', ""))

@@ -19,6 +19,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from docutils import nodes
+from lighter import lighten
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "book" / "_static"
@@ -47,7 +48,6 @@ run this in a new first cell:
 (This copy of the book was built without the address of its repository. Where that is known, a
 button at the top of each chapter does all of this.)"""
 COLAB_BRANCH = "colab"  # the generated notebooks; a workflow keeps it in step with main
-SCRIPT = r"\s*<script[^>]*\b{}[^>]*></script>"
 
 
 def repository_url() -> str:
@@ -153,24 +153,6 @@ def write_archive(outdir: Path):
     edition.archive(edition.load(), outdir / "_static" / ARCHIVE)
 
 
-def lighten(text: str) -> str:
-    """A page without what it does not need at once, or at all.
-
-    Font Awesome's script is 1.5 MB, and the style sheet's font draws the same icons. MathJax goes
-    where no formula is. Pictures after the first are fetched when the reader comes near. And the
-    works of the bibliography get the role of an item of a list; theirs is on its way out.
-    """
-    text = text.replace('role="doc-biblioentry"', 'role="listitem"')
-    text = re.sub(SCRIPT.format(r"fontawesome\.js"), "", text)
-    if 'class="math' not in text:
-        text = re.sub(SCRIPT.format(r"mathjax"), "", text)
-        text = re.sub(r"\s*<script>window\.MathJax = .*?</script>", "", text)
-    head, article, body = text.partition("<article")
-    first, picture, rest = body.partition("<img ")
-    rest = re.sub(r"<img (?!loading)", '<img loading="lazy" ', rest)
-    return head + article + first + picture + rest
-
-
 def describe(app, pagename, templatename, context, doctree):
     """Give each page a description for search engines: its first paragraph."""
     if doctree and (found := list(doctree.findall(nodes.paragraph))):
@@ -183,8 +165,7 @@ def finish(app, exception):
     if exception is None and app.builder.format == "html":
         copy_mathjax(Path(app.outdir))
         write_archive(Path(app.outdir))
-        for page in Path(app.outdir).rglob("*.html"):
-            page.write_text(lighten(page.read_text("utf8")), "utf8")
+        lighten(Path(app.outdir))
 
 
 def setup(app):
@@ -195,5 +176,7 @@ def setup(app):
     app.connect("autodoc-skip-member", skip_member)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", describe)
-    app.connect("build-finished", finish)
+    app.connect(
+        "build-finished", finish, priority=990
+    )  # after the theme's pygments.css
     return {"parallel_read_safe": True, "parallel_write_safe": True}
