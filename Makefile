@@ -3,6 +3,7 @@ PYTHON ?= python3
 PORT ?= 8000
 NOTEBOOKS ?=
 INSTALL ?=
+ADDRESS ?=
 BENCH ?=
 
 BOOK := .venv/book
@@ -32,8 +33,8 @@ test-browser: book $(TEST)/.browser  ## open every page in a headless Chromium a
 notebooks: $(TEST)/.done  ## run again the notebooks whose stored outputs are stale
 	$(TEST)/bin/python book/_tools/execute.py $(NOTEBOOKS)
 
-pdf: $(TEST)/.browser  ## print the book into _build/batch-normalization.pdf, with Chromium
-	$(TEST)/bin/python book/_tools/pdf.py
+pdf: $(TEST)/.browser  ## print the book into _build/batch-normalization.pdf (ADDRESS=https://...)
+	$(TEST)/bin/python book/_tools/pdf.py $(if $(ADDRESS),--address "$(ADDRESS)")
 
 colab: $(BOOK)/.done  ## write the notebooks as Colab wants them (INSTALL=git+https://...@tag)
 	rm -rf _build/colab

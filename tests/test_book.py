@@ -382,6 +382,7 @@ def test_shared_sheets_become_one(tmp_path):
     one, two = tmp_path / "one.html", tmp_path / "sub" / "two.html"
     write_page(one, sheets)
     write_page(two, [*sheets, "_static/own.css"])
+    (tmp_path / "_static" / "own.css").write_text("")
     lighter.lighten(tmp_path)
     css = (tmp_path / "_static" / "book.css").read_text()
     order = [css.index(part) for part in ("b {", "a {", "c {")]
@@ -399,7 +400,7 @@ def test_a_page_written_anew_joins_the_others(tmp_path):
     sheets = small_book(tmp_path)
     one, two = tmp_path / "one.html", tmp_path / "sub" / "two.html"
     for page in (one, two):
-        write_page(page, sheets)
+        write_page(page, [*sheets, "_static/missing.css"])
     lighter.lighten(tmp_path)
     before = two.read_text()
     lighter.lighten(tmp_path)

@@ -35,9 +35,9 @@ def lighten(outdir: Path) -> None:
         joined = [bundle.parent / name for name in names]
     else:
         joined = shared(sheets)
-    mark = write(bundle, joined)
+    mark = write(bundle, joined) if joined else ""
     for path, text in pages.items():
-        if bundle in sheets[path] or set(joined) <= set(sheets[path]):
+        if mark and (bundle in sheets[path] or set(joined) <= set(sheets[path])):
             text = with_bundle(path, text, {bundle, *joined}, bundle, mark)
         path.write_text(lighter(text, search=path.name == "search.html"), "utf8")
 
@@ -45,7 +45,11 @@ def lighten(outdir: Path) -> None:
 def linked(page: Path, text: str):
     """The style sheets of a page, as paths, in order."""
     for link in LINK.finditer(text.partition("</head>")[0]):
-        yield (page.parent / link["href"]).resolve()
+        sheet = (page.parent / link["href"]).resolve()
+        if (
+            sheet.is_file()
+        ):  # Sphinx's single page is one folder lower than its links say
+            yield sheet
 
 
 def shared(sheets: dict[Path, list[Path]]) -> list[Path]:

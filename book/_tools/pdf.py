@@ -1,9 +1,11 @@
 """Print the book as one PDF: the single-page build, through a headless Chromium.
 
-    python book/_tools/pdf.py [--out FILE]
+    python book/_tools/pdf.py [--out FILE] [--address https://...]
 
 Equations, figures and exercises keep their numbers, headings become bookmarks, and folded hints
-and solutions are printed open. The file is written only when the book was built without warnings.
+and solutions are printed open. Of an interactive part a picture stays, with a link to the
+playground of the HTML book at the address; without one, to the playground's section. The file is written only
+when the book was built without warnings.
 """
 
 from __future__ import annotations
@@ -29,6 +31,14 @@ OPEN = """async () => {
   await MathJax.startup.promise;
   return document.querySelectorAll("mjx-merror").length;
 }"""
+LINK = """(address) => document.querySelectorAll(".playground").forEach((part) => {
+  const link = document.createElement("a"), line = document.createElement("p");
+  link.href = address ? `${address}/book/playground.html` : "#document-book/playground";
+  link.textContent = "the page Playground of the HTML book";
+  line.className = "pg-link";
+  line.append("To move it, open ", link, ".");
+  part.append(line);
+})"""
 FOOTER = """<div style="font: 8px sans-serif; width: 100%; text-align: center">
 <span class="pageNumber"></span></div>"""
 
@@ -48,8 +58,8 @@ def build(folder: Path) -> Path:
     return page
 
 
-def render(page: Path, target: Path) -> None:
-    """Print a page into a file."""
+def render(page: Path, target: Path, address: str = "") -> None:
+    """Print a page into a file; interactive parts link to the HTML book at an address."""
     from playwright.sync_api import sync_playwright
 
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -64,6 +74,7 @@ def render(page: Path, target: Path) -> None:
         tab.goto(page.as_uri(), wait_until="load")
         tab.add_style_tag(content=STYLE.read_text("utf8"))
         tab.emulate_media(media="print")
+        tab.evaluate(LINK, address)
         wrong = tab.evaluate(OPEN)
         if wrong:
             raise SystemExit(f"{wrong} formulas could not be drawn")
@@ -85,11 +96,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "_build" / "batch-normalization.pdf"
     )
-    out = parser.parse_args(arguments).out
+    parser.add_argument("--address", default="", help="where the HTML book stands")
+    given = parser.parse_args(arguments)
+    out, address = given.out, given.address.rstrip("/")
+    if address and not address.startswith(("https://", "http://")):
+        parser.error(f"--address must begin with https://, but got {address!r}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         printed = Path(folder) / "book.pdf"
-        render(build(Path(folder)), printed)
+        render(build(Path(folder)), printed, address)
         scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         shutil.copyfile(printed, scratch)
         os.replace(scratch, out)
