@@ -4,8 +4,8 @@
 
 Equations, figures and exercises keep their numbers, headings become bookmarks, and folded hints
 and solutions are printed open. Of an interactive part a picture stays, with a link to the
-playground of the HTML book at the address; without one, to the playground's section. The file is written only
-when the book was built without warnings.
+playground of the HTML book at the address; without one, to the playground's section. The file is
+written only when the book was built without warnings.
 """
 
 from __future__ import annotations
