@@ -72,9 +72,23 @@ def test_sidebar_button(visit, site, width):
     assert shown() != before
 
 
-def test_search_finds_a_word(visit, site):
-    page, trouble = visit(site + "search.html?q=epsilon")
-    page.wait_for_selector("#search-results li a", timeout=10_000)
+FOUND = {  # what is searched, and a link that the results must have
+    "epsilon": "notebooks/06_the_arguments.html",
+    "recalibration": "book/glossary.html#term-recalibration",
+    "批量归一化": "book/glossary.html",
+    "cheat sheet": "book/cheat_sheet.html",
+    "conformance.compare": "book/api.html#bnutils.conformance.compare",
+    "playground": "book/playground.html",
+    "Ioffe": "book/bibliography.html",
+}
+
+
+@pytest.mark.parametrize("words", FOUND)
+def test_search_finds_chapters_and_reference_pages(visit, site, words):
+    page, trouble = visit(f"{site}search.html?q={words}")
+    page.wait_for_selector(
+        f'#search-results li a[href^="{FOUND[words]}"]', timeout=9_000
+    )
     assert trouble == []
 
 
