@@ -168,7 +168,7 @@ def fit(
         that is the CPU.
     engine : "autograd" or "fused"
         How a step is computed. "fused" is one call of compiled C++ (chapter 16), the
-        same to rounding in half to two thirds of the time. It needs the CPU, a model as
+        same to rounding in half to four fifths of the time. It needs the CPU, a model as
         :func:`bnutils.models.mlp` makes it with ReLU, the optimiser "sgd" or
         "plain_sgd", a C++ compiler and ninja; it fills no ``.grad`` and runs no hooks.
         The first use compiles for about half a minute.
