@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from layers import mutant
 from torch import nn
 
 from bnutils import conformance, norm
@@ -22,17 +23,6 @@ def test_right_classes_pass_every_check(cls):
 def test_the_verdict_does_not_hang_on_the_seed(seed):
     report = conformance.compare(norm.BatchNorm1d, seed=seed)
     assert report.passed, str(report)
-
-
-def with_stats(stats):
-    """The book's layer with another ``batch_stats``."""
-
-    class Mutant(norm.BatchNorm1d):
-        def forward(self, x):
-            with patch.object(norm, "batch_stats", stats):
-                return super().forward(x)
-
-    return Mutant
 
 
 def dims_of(x):
@@ -134,17 +124,6 @@ def eps_beside_the_root(x, mean, var, weight=None, bias=None, eps=1e-5):
     return y if bias is None else y + bias.view(shape)
 
 
-def with_normalize(normalize):
-    """The book's layer with another ``normalize``."""
-
-    class Mutant(norm.BatchNorm1d):
-        def forward(self, x):
-            with patch.object(norm, "normalize", normalize):
-                return super().forward(x)
-
-    return Mutant
-
-
 def with_backward(along_one, along_x_hat):
     """The book's layer with a backward pass by hand that may lack a term."""
 
@@ -169,7 +148,7 @@ def with_backward(along_one, along_x_hat):
         y = y if weight is None else y * weight.view(shape)
         return y if bias is None else y + bias.view(shape)
 
-    return with_normalize(normalize)
+    return mutant("normalize", normalize)
 
 
 def one_axis_for_positions(x):
@@ -274,11 +253,14 @@ class PlainAttributes(norm.BatchNorm1d):
     [
         (BiasedRunningVariance, {"running variance"}),
         (MomentumReversed, {"running mean", "running variance", "evaluation output"}),
-        (with_stats(unbiased), {"training output (N, C)", "gradients", "float64"}),
-        (with_stats(detached), {"gradients", "second derivative"}),
-        (with_stats(one_pass), {"large offset"}),
         (
-            with_stats(first_axis_only),
+            mutant("batch_stats", unbiased),
+            {"training output (N, C)", "gradients", "float64"},
+        ),
+        (mutant("batch_stats", detached), {"gradients", "second derivative"}),
+        (mutant("batch_stats", one_pass), {"large offset"}),
+        (
+            mutant("batch_stats", first_axis_only),
             {"training output (N, C, L)", "running variance"},
         ),
         (GradientsDecide, {"mode decides, not gradients"}),
@@ -287,15 +269,15 @@ class PlainAttributes(norm.BatchNorm1d):
         (EpsOutside, {"training output (N, C)", "evaluation output", "float64"}),
         (AcceptsAnything, {"errors"}),
         (KeepsGraph, {"copy"}),
-        (with_normalize(eps_beside_the_root), {"quiet channels"}),
+        (mutant("normalize", eps_beside_the_root), {"quiet channels"}),
         (with_backward(0, 1), {"gradients"}),
         (with_backward(1, 0), {"gradients"}),
         (with_backward(0, 0), {"gradients", "second derivative"}),
         (
-            with_stats(one_axis_for_positions),
+            mutant("batch_stats", one_axis_for_positions),
             {"training output (N, C, L)", "gradients"},
         ),
-        (with_stats(without_gradients), {"gradients", "second derivative"}),
+        (mutant("batch_stats", without_gradients), {"gradients", "second derivative"}),
         (CountsFromOne, {"state_dict", "num_batches_tracked", "momentum=None"}),
         (CountsTooLate, {"momentum=None"}),
         (CountsInEvaluation, {"evaluation changes nothing"}),
@@ -319,7 +301,7 @@ def test_typical_mistakes_are_named(mutant, named):
 @pytest.mark.parametrize(
     ("mutant", "named"),
     [
-        (with_stats(detached), {"gradients", "second derivative"}),
+        (mutant("batch_stats", detached), {"gradients", "second derivative"}),
         (AcceptsAnything, {"errors"}),
         (NeverCounts, {"num_batches_tracked", "momentum=None"}),
     ],

@@ -7,21 +7,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from layers import mutant
 from torch import nn
 
 from bnutils import _checks, conformance, fast, norm
-
-
-def with_normalize(wrong):
-    """The book's layer with another ``normalize``."""
-
-    class Mutant(norm.BatchNorm1d):
-        def forward(self, x):
-            with patch.object(norm, "normalize", wrong):
-                return super().forward(x)
-
-    return Mutant
-
 
 right = norm.normalize
 
@@ -63,13 +52,13 @@ def eps_of_another_library(x, mean, var, weight=None, bias=None, eps=0.0):
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_a_misplaced_eps_shows_on_quiet_channels(wrong, seed):
-    report = conformance.compare(with_normalize(wrong), seed=seed)
+    report = conformance.compare(mutant("normalize", wrong), seed=seed)
     assert not report["quiet channels"].passed
 
 
 def test_a_misplaced_eps_hides_on_loud_channels():
     """Why there is a check of its own: most others do not see the mistake."""
-    report = conformance.compare(with_normalize(eps_outside))
+    report = conformance.compare(mutant("normalize", eps_outside))
     failures = {c.name for c in report.failures}
     assert failures == {"quiet channels", "float64"}
 
@@ -159,17 +148,12 @@ def test_right_layers_pass_on_every_seed(cls):
 
 @pytest.mark.parametrize("seed", [3, 11])
 def test_one_pass_differs_at_a_large_offset(seed):
-    class OnePass(norm.BatchNorm1d):
-        def forward(self, x):
-            def stats(x):
-                mean = x.mean((0, *range(2, x.dim())))
-                square = x.square().mean((0, *range(2, x.dim())))
-                return mean, (square - mean**2).clamp_min(0)
+    def one_pass(x):
+        mean = x.mean((0, *range(2, x.dim())))
+        square = x.square().mean((0, *range(2, x.dim())))
+        return mean, (square - mean**2).clamp_min(0)
 
-            with patch.object(norm, "batch_stats", stats):
-                return super().forward(x)
-
-    report = conformance.compare(OnePass, seed=seed)
+    report = conformance.compare(mutant("batch_stats", one_pass), seed=seed)
     assert not report["large offset"].passed
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from layers import shuffled
 from torch import nn
 
 from bnutils import norm
@@ -38,15 +39,6 @@ def name_of(value):
     if isinstance(value, tuple):
         return "-".join(str(part).removeprefix("torch.") for part in value)
     return None
-
-
-def shuffled(layer):
-    """Give every parameter and statistic a value that hides no mistake."""
-    with torch.no_grad():
-        for name, value in layer.state_dict().items():
-            if value.is_floating_point():
-                value.uniform_(0.5, 2) if "var" in name else value.normal_()
-    return layer
 
 
 def pair(num_features=3, dtype=torch.float64, **kwargs):

@@ -16,6 +16,7 @@ import warnings
 
 import pytest
 import torch
+from layers import shuffled
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -41,15 +42,6 @@ CONTEXTS = {
     "no_grad": torch.no_grad,
     "inference": torch.inference_mode,
 }
-
-
-def shuffled(layer):
-    """Give every parameter and statistic a value that hides no mistake."""
-    with torch.no_grad():
-        for name, value in layer.state_dict().items():
-            if value.is_floating_point():
-                value.uniform_(0.5, 2) if "var" in name else value.normal_()
-    return layer
 
 
 def pair(cls, c=3, dtype=torch.float64, training=True, **options):

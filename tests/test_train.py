@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import tqdm
+from layers import flat
 from torch import nn
 from torch.nn import functional as F
 
@@ -40,13 +41,6 @@ def toy() -> data.Dataset:
 @pytest.fixture
 def net() -> nn.Sequential:
     return models.mlp((6, 8, 3))
-
-
-def flat(model: nn.Module) -> torch.Tensor:
-    """Every number of the model's state, in one vector."""
-    return torch.cat(
-        [t.detach().double().flatten() for t in model.state_dict().values()]
-    )
 
 
 # What it computes

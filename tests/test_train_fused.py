@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from layers import flat
 from torch import nn
 from torch.nn import functional as F
 
@@ -28,10 +29,6 @@ def blobs(n: int, seed: int, dtype=torch.float64) -> data.Split:
 def toy(dtype=torch.float64) -> data.Dataset:
     splits = (blobs(95, 0, dtype), blobs(30, 1, dtype), blobs(30, 2, dtype))
     return data.Dataset("toy", "made here", *splits)
-
-
-def state(model: nn.Module) -> torch.Tensor:
-    return torch.cat([t.double().flatten() for t in model.state_dict().values()])
 
 
 def both(net, full, **options):
@@ -72,7 +69,7 @@ LAYERS = {
 @pytest.mark.parametrize("bias", [True, False])
 def test_same_as_autograd(name, bias):
     a, b, ha, hb = both(deep(LAYERS[name], bias=bias), toy())
-    torch.testing.assert_close(state(a), state(b), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(flat(a), flat(b), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(ha.loss, hb.loss, rtol=1e-10, atol=1e-12)
     assert ha.lr == hb.lr and ha.accuracy == hb.accuracy
     assert hb.loss[-1] < hb.loss[0]
@@ -87,7 +84,7 @@ def test_every_setting_of_the_update(optimizer, decay, smoothing, norm_):
     options = {"optimizer": optimizer, "weight_decay": decay, "drop_last": False}
     a, b, ha, hb = both(deep(norm_), toy(), label_smoothing=smoothing, **options)
     assert len(hb.loss) == 12  # with the smaller last batch of each epoch
-    torch.testing.assert_close(state(a), state(b), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(flat(a), flat(b), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(ha.loss, hb.loss, rtol=1e-10, atol=1e-12)
 
 
@@ -96,7 +93,7 @@ def test_every_setting_of_the_update(optimizer, decay, smoothing, norm_):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_depth_and_width(sizes, threads):
     a, b, _, _ = both(deep(sizes=sizes), toy(), threads=threads)
-    torch.testing.assert_close(state(a), state(b), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(flat(a), flat(b), rtol=1e-9, atol=1e-11)
 
 
 @needs_kernel
@@ -107,7 +104,7 @@ def test_float32_differs_by_rounding_only():
     again = deep(dtype=torch.float32)
     options = {"epochs": 1, "batch_size": 30, "lr": 0.1, "threads": 1, "device": "cpu"}
     train.fit(again, toy(torch.float32), engine="fused", **options)
-    assert torch.equal(state(b), state(again))  # the same bits, run for run
+    assert torch.equal(flat(b), flat(again))  # the same bits, run for run
 
 
 @needs_kernel
@@ -115,7 +112,7 @@ def test_a_unit_at_exactly_zero_learns_nothing_through_relu():
     net = deep(sizes=(6, 9, 3))
     nn.init.zeros_(net.norm1.weight)  # y = 0: the derivative of relu there is 0
     a, b, _, _ = both(net, toy(), epochs=1)
-    torch.testing.assert_close(state(a), state(b), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(flat(a), flat(b), rtol=1e-10, atol=1e-12)
     assert not b.norm1.weight.any()
 
 
@@ -146,7 +143,7 @@ def test_augmented_batches_and_callbacks_work_as_ever():
         "on_step": lambda step, history: seen.append((step, history.loss[-1])),
     }
     a, b, ha, hb = both(deep(), toy(), **options)
-    torch.testing.assert_close(state(a), state(b), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(flat(a), flat(b), rtol=1e-10, atol=1e-12)
     n = len(ha.loss)
     assert [step for step, _ in seen] == [*range(1, n + 1)] * 2
     assert [loss for _, loss in seen] == ha.loss + hb.loss

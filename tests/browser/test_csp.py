@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
-from functools import cache, partial
+from functools import cache
 from html.parser import HTMLParser
-from http.server import ThreadingHTTPServer
 
 import pytest
-from conftest import HTML, READY, Quiet, pages
+from conftest import HTML, READY, Quiet, pages, served
 
 OTHERS = [n for n in ("genindex.html", "search.html") if (HTML / n).exists()]
 NAMES = pages() + OTHERS
@@ -107,10 +105,8 @@ class Strict(Quiet):
 
 @pytest.fixture(scope="module")
 def strict():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Strict, directory=HTML))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with served(Strict) as address:
+        yield address
 
 
 @pytest.fixture

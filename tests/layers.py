@@ -1,0 +1,37 @@
+"""What several tests do to layers and models."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from bnutils import norm
+
+
+def shuffled(layer: nn.Module) -> nn.Module:
+    """Give every parameter and statistic a value that hides no mistake."""
+    with torch.no_grad():
+        for name, value in layer.state_dict().items():
+            if value.is_floating_point():
+                value.uniform_(0.5, 2) if "var" in name else value.normal_()
+    return layer
+
+
+def flat(model: nn.Module) -> Tensor:
+    """Every number of the model's state, in one vector."""
+    return torch.cat(
+        [t.detach().double().flatten() for t in model.state_dict().values()]
+    )
+
+
+def mutant(name: str, function) -> type[norm.BatchNorm1d]:
+    """The book's layer with another function of that name in its module."""
+
+    class Mutant(norm.BatchNorm1d):
+        def forward(self, x):
+            with patch.object(norm, name, function):
+                return super().forward(x)
+
+    return Mutant
