@@ -70,6 +70,16 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def too_small(shape: tuple[int, ...]) -> str:
+    """What to do about a batch of one image."""
+    return f"a batch of shape {shape}: raise batch_size or set drop_last=True"
+
+
+def not_accepted(shape: tuple[int, ...]) -> str:
+    """What is wrong with a batch of images that are not as long as the model's input."""
+    return f"the model does not accept a batch of shape {shape}"
+
+
 def forward(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     """Compute the model's logits, or raise an error that names the shapes."""
     shape = tuple(x.shape)
@@ -78,13 +88,11 @@ def forward(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        advice = f"a batch of shape {shape}: raise batch_size or set drop_last=True"
-        raise ValueError(f"{error} ({advice})") from error
+        raise ValueError(f"{error} ({too_small(shape)})") from error
     except RuntimeError as error:
         if "shapes cannot be multiplied" not in str(error):
             raise
-        message = f"the model does not accept a batch of shape {shape}: {error}"
-        raise RuntimeError(message) from error
+        raise RuntimeError(f"{not_accepted(shape)}: {error}") from error
     if logits.dim() != 2 or len(logits) != len(x) or logits.size(1) < classes:
         raise ValueError(
             f"the model made {tuple(logits.shape)} of a batch of shape {shape}; "

@@ -12,10 +12,9 @@ bool plain(const Tensor& t) {  // a dense CPU tensor that nothing wraps
 std::pair<Tensor, Tensor> compute(const Tensor& x, const Maybe& w_, const Maybe& b_,
                                   const Maybe& mean_, const Maybe& var_, bool batch,
                                   double factor, double eps) {
-  auto get = [](const Maybe& t) { return t ? *t : Tensor(); };
   Tensor y = fresh(x), st = at::empty({5, x.size(1)}, x.options());
   auto go = x.scalar_type() == at::kFloat ? ::forward<float> : ::forward<double>;
-  go(x, get(w_), get(b_), get(mean_), get(var_), st, y, batch, factor, eps);
+  go(x, given(w_), given(b_), given(mean_), given(var_), st, y, batch, factor, eps);
   return {y, st};
 }
 struct BatchNorm : torch::autograd::Function<BatchNorm> {
@@ -68,14 +67,9 @@ Maybe batch_norm(const Tensor& x, const Maybe& w_, const Maybe& b_, const Maybe&
   if (mean_.has_value() != var_.has_value() || (batch && x.numel() == x.size(1))) return {};
   for (auto* t : {&w_, &b_, &mean_, &var_})
     if (*t && ((*t)->scalar_type() != type || (*t)->numel() != x.size(1) || !plain(**t))) return {};
-  double factor = momentum.value_or(0);
-  if (training && count_) {
-    if (count_->scalar_type() != at::kLong || !plain(*count_)) return {};
-    int64_t n = ++*count_->data_ptr<int64_t>();
-    if (!momentum) factor = 1.0 / n;
-  }
-  for (auto* t : {&mean_, &var_, &count_})
-    if (training && *t) (*t)->unsafeGetTensorImpl()->bump_version();
+  if (training && count_ && (count_->scalar_type() != at::kLong || !plain(*count_))) return {};
+  double factor = 0;
+  if (training) factor = count_batch(given(mean_), given(var_), given(count_), momentum);
   auto learns = [](const Maybe& t) { return t && t->requires_grad(); };
   if (at::GradMode::is_enabled() && (x.requires_grad() || learns(w_) || learns(b_)))
     return BatchNorm::apply(x, w_, b_, mean_, var_, batch, factor, eps);

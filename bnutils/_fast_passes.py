@@ -14,6 +14,7 @@ PASSES = r"""
 #endif
 using at::Tensor;
 using Maybe = std::optional<Tensor>;
+Tensor given(const Maybe& t) { return t ? *t : Tensor(); }  // undefined for None
 struct Shape { int64_t N, C, L; };
 Shape shape(const Tensor& x) { return {x.size(0), x.size(1), x.dim() == 3 ? x.size(2) : 1}; }
 // rows of length C (or L), so many per thread that starting the thread pays

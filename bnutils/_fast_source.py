@@ -1,6 +1,18 @@
 """The C++ kernel of :mod:`bnutils.fast`: what is done to each channel and value (chapter 16)."""
 
 FORWARD = r"""
+// one batch more: the weight of its statistics; None as momentum is the plain average
+double count_batch(const Tensor& mean, const Tensor& var, const Tensor& count,
+                   std::optional<double> momentum) {
+  double factor = momentum.value_or(0);
+  if (count.defined()) {
+    const int64_t n = ++*count.data_ptr<int64_t>();
+    if (!momentum) factor = 1.0 / n;
+  }
+  for (auto* t : {&mean, &var, &count})
+    if (t->defined()) t->unsafeGetTensorImpl()->bump_version();
+  return factor;
+}
 // st: (5, C), the mean as high + low part, 1 / sqrt(var + eps), and two to work with:
 // y = (x - high) * scale + shift. Before the sums `hi` is a value near the mean: nothing cancels
 template <class T, bool Relu = false>
@@ -19,7 +31,6 @@ void forward(const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& me
   auto pair = [=](int64_t i, int64_t c, T& u, T& v) { u = xp[i] - hi[c]; v = u * u; };
   auto fold = [=](int64_t c, double sum, double square) {
     double off = sum / m, v = batch ? std::max(square / m - off * off, 0.0) : vp[c];
-    if (batch && square != square) v = square;  // NaN stays NaN
     const double mu = batch ? hi[c] + off : mp[c];
     if (batch && mp) {
       mp[c] = (1 - factor) * mp[c] + factor * mu;

@@ -64,28 +64,21 @@ struct Step {
   void add(const Tensor& w, const Maybe& b, bool norm, const Maybe& gain, const Maybe& offset,
            const Maybe& mean, const Maybe& var, const Maybe& count,
            std::optional<double> factor, double eps) {
-    auto get = [](const Maybe& t) { return t ? *t : Tensor(); };
     auto empty = [&](at::IntArrayRef size) { return at::empty(size, w.detach().options()); };
     const int64_t C = w.size(0);
-    Block k{learned(w), learned(b), learned(gain), learned(offset), get(mean), get(var),
-            get(count), empty({0, C}), empty({0, C}), empty({5, C}), empty({2, C}), norm,
-            factor, eps};
+    Block k{learned(w), learned(b), learned(gain), learned(offset), given(mean),
+            given(var), given(count), empty({0, C}), empty({0, C}), empty({5, C}),
+            empty({2, C}), norm, factor, eps};
     if (gain) k.gain.grad = k.both.select(0, 0);
     if (offset) k.offset.grad = k.both.select(0, 1);
     blocks.push_back(k);
   }
   template <class T> void normalize(Block& k) {
-    double factor = k.momentum.value_or(0);
-    if (k.count.defined()) {
-      const int64_t n = ++*k.count.data_ptr<int64_t>();
-      if (!k.momentum) factor = 1.0 / n;
-    }
+    const double factor = count_batch(k.mean, k.var, k.count, k.momentum);
     ::forward<T, true>(k.z, k.gain.value, k.offset.value, k.mean, k.var, k.st, k.a, true,
                        factor, k.eps);
     // the Linear's bias was left out: it moves the mean, and nothing else (chapter 2)
     if (k.mean.defined() && k.bias.value.defined()) k.mean.add_(k.bias.value, factor);
-    for (auto* t : {&k.mean, &k.var, &k.count})
-      if (t->defined()) t->unsafeGetTensorImpl()->bump_version();
   }
   template <class T> void forward(const Tensor& x) {
     Tensor in = x;

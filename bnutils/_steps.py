@@ -83,13 +83,13 @@ class FusedStep:
         shape = tuple(x.shape)
         if x.dim() != 2 or x.size(1) != self.inputs or x.dtype != self.dtype:
             raise RuntimeError(
-                f"the model does not accept a batch of shape {shape} and {x.dtype}: "
+                f"{_context.not_accepted(shape)} and {x.dtype}: "
                 f"engine 'fused' expects (B, {self.inputs}) and {self.dtype}"
             )
         if len(x) == 1 and self.normalised:
             raise ValueError(
-                "Expected more than 1 value per channel when training, but got a batch "
-                f"of shape {shape}: raise batch_size or set drop_last=True"
+                "Expected more than 1 value per channel when training, but got "
+                + _context.too_small(shape)
             )
         return self.kernel(x.contiguous(), y.contiguous(), self.lr)
 

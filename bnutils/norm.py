@@ -73,7 +73,8 @@ class BatchNorm1d(nn.Module):
 
     Same constructor, attributes, ``state_dict``, train/eval behaviour and exception
     types; ``bias`` (PyTorch 2.13) is accepted on every version. Half-precision input
-    is normalised in float32 and returned in its own dtype, as PyTorch does.
+    is normalised in float32 and returned in its own dtype, as PyTorch does. Works under
+    ``torch.compile`` and ``torch.export``; ``torch.jit.script`` (deprecated) is not supported.
 
     Parameters
     ----------
@@ -172,7 +173,8 @@ class BatchNorm1d(nn.Module):
             factor = 0.0 if count is None else 1.0 / float(count)
         unbiased = var * (m / (m - 1))  # Bessel's correction, stored only
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.mul_(1 - factor).add_(new.to(running.dtype), alpha=factor)
+            moved = running.mul(1 - factor).add(new.to(running.dtype), alpha=factor)
+            running.copy_(moved)
 
     def _check_input(self, x: Tensor) -> None:
         """Raise what PyTorch raises for the same mistake, and say what to do."""

@@ -871,6 +871,7 @@ def test_vmap_whatever_the_randomness(cls, randomness, track, training):
         outcome(torch.func.vmap(layer, randomness=randomness), x) for layer in layers
     ]
     agree(*found)
+    agree(*(layer.state_dict() for layer in layers))  # a refusal left nothing half-done
 
 
 @each
