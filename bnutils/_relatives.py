@@ -45,6 +45,15 @@ def per_channel(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     return parameter.view(-1, *(1,) * (x.dim() - 2))
 
 
+def finished(y: Tensor, x: Tensor) -> Tensor:
+    """``y`` in the dtype of ``x`` and in PyTorch's memory layout: channels last, or rows."""
+    y = y.to(x.dtype)
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if last and not x.is_contiguous():
+        return y.contiguous(memory_format=torch.channels_last)
+    return y.contiguous()
+
+
 def widened(x: Tensor) -> Tensor:
     """``x`` in float32 if it is half precision."""
     return x.float() if x.dtype in HALF else x

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bnutils._relatives import check_ghost, check_limits, per_channel, widened
+from bnutils._relatives import check_ghost, check_limits, finished, per_channel, widened
 from bnutils.norm import BatchNorm1d, batch_stats, normalize
 
 
@@ -24,7 +24,7 @@ class BatchNorm2d(BatchNorm1d):
             raise ValueError(
                 f"expected 4D input (got {x.dim()}D input): give it shape (N, C, H, W)"
             )
-        return super().forward(x.flatten(2)).view(x.shape)
+        return finished(super().forward(x.flatten(2)).view(x.shape), x)
 
 
 class GhostBatchNorm1d(BatchNorm1d):
@@ -115,7 +115,7 @@ class BatchRenorm1d(BatchNorm1d):
         x_hat = normalize(z, mean, var, r, d, self.eps)
         weight, bias = per_channel(self.weight, x), per_channel(self.bias, x)
         y = x_hat if weight is None else x_hat * weight
-        return (y if bias is None else y + bias).to(x.dtype)
+        return finished(y if bias is None else y + bias, x)
 
     @torch.no_grad()
     def correction(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

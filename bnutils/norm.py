@@ -173,8 +173,7 @@ class BatchNorm1d(nn.Module):
             factor = 0.0 if count is None else 1.0 / float(count)
         unbiased = var * (m / (m - 1))  # Bessel's correction, stored only
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            moved = running.mul(1 - factor).add(new.to(running.dtype), alpha=factor)
-            running.copy_(moved)
+            running.copy_((1 - factor) * running + factor * new)
 
     def _check_input(self, x: Tensor) -> None:
         """Raise what PyTorch raises for the same mistake, and say what to do."""

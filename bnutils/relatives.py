@@ -137,9 +137,9 @@ class LayerNorm(_relatives.Scaled):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` over its last axes, those of ``normalized_shape``."""
-        _relatives.check_trailing(x, self.normalized_shape, self.weight, self.bias)
-        shape, eps = self.normalized_shape, self.eps
-        return layer_norm(widened(x), shape, self.weight, self.bias, eps).to(x.dtype)
+        parameters = self.normalized_shape, self.weight, self.bias
+        _relatives.check_trailing(x, *parameters)
+        return layer_norm(widened(x), *parameters, self.eps).to(x.dtype).contiguous()
 
     def extra_repr(self) -> str:
         """The constructor's arguments, as ``repr`` shows them."""
@@ -174,7 +174,7 @@ class RMSNorm(LayerNorm):
         """Divide ``x`` by its root mean square over ``normalized_shape``."""
         _relatives.check_trailing(x, self.normalized_shape)
         y = rms_norm(widened(x), self.normalized_shape, self.weight, self.eps)
-        return y.to(x.dtype)
+        return _relatives.finished(y, x)
 
     def _bias(self) -> str:
         return ""
@@ -214,7 +214,7 @@ class GroupNorm(_relatives.Scaled):
         """Normalise ``x``, shape (N, C, ...), per example and group of channels."""
         _relatives.check_grouped(x, self)
         parameters = self.num_groups, self.weight, self.bias, self.eps
-        return group_norm(widened(x), *parameters).to(x.dtype)
+        return _relatives.finished(group_norm(widened(x), *parameters), x)
 
     def extra_repr(self) -> str:
         """The constructor's arguments, as ``repr`` shows them."""
@@ -264,7 +264,7 @@ class InstanceNorm1d(BatchNorm1d):
         else:
             y = instance_norm(z, *parameters)
             self._remember(z.detach())
-        return y.view(x.shape).to(x.dtype)
+        return _relatives.finished(y.view(x.shape), x)
 
     def _remember(self, z: Tensor) -> None:
         """Update the running statistics by the averages over the examples."""

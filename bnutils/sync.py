@@ -89,7 +89,8 @@ class BatchNorm1d(norm.BatchNorm1d):
             self._update_running_stats(mean, var, count)
         # y is saved for backward: hand out another, which may be changed in place
         y = y.clone() if self.weight is None else y * per_channel(self.weight, x)
-        return (y if self.bias is None else y + per_channel(self.bias, x)).to(x.dtype)
+        y = y if self.bias is None else y + per_channel(self.bias, x)
+        return y.to(x.dtype).contiguous()
 
     def _group(self):
         """The process group to synchronise with, or None."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bnutils import relatives
+from bnutils import norm, relatives
 
 X = torch.linspace(-2, 3, 96, dtype=torch.float64).view(4, 6, 4).sin() * 1e-2
 
@@ -162,3 +162,35 @@ def test_everything_public_is_listed():
         and not name.startswith("_")
     }
     assert {"LayerNorm", "rms_norm", "moments"} <= set(relatives.__all__) <= ours
+
+
+SHAPES = {
+    "LayerNorm": (5,),
+    "GroupNorm": (2, 6),
+    "InstanceNorm1d": (6,),
+    "BatchNorm1d": (6,),
+    "BatchNorm2d": (6,),
+}
+
+
+@pytest.mark.parametrize(("name", "args"), SHAPES.items(), ids=SHAPES)
+@pytest.mark.parametrize("length", [(), (3,)], ids=["sequences", "images"])
+def test_memory_is_laid_out_as_by_pytorch(name, args, length):
+    """What follows a norm may rely on it: view() of a transposed input's output."""
+    if (name.endswith("1d") and length) or (name == "BatchNorm2d" and not length):
+        pytest.skip("not an input of this layer")
+    x = torch.randn(4, 5, *length, 6)
+    x = x.movedim(-1, 1) if length else x.transpose(1, 2)  # (4, 6, 5, ...)
+    args = (x.size(-1),) if name == "LayerNorm" else args
+    ours, theirs = (getattr(kind, name, None) for kind in (relatives, nn))
+    for z in (x, x.contiguous()):
+        y = (ours or norm.BatchNorm1d)(*args)(z)
+        assert y.stride() == theirs(*args)(z).stride()
+
+
+@pytest.mark.parametrize("name", ["GhostBatchNorm1d", "BatchRenorm1d", "RMSNorm"])
+def test_variants_lay_memory_out_by_rows(name):
+    x = torch.randn(4, 6, 6).transpose(1, 2)
+    layer = getattr(relatives, name)(6)
+    for training in (True, False):
+        assert layer.train(training)(x).is_contiguous()
