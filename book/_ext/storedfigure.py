@@ -1,6 +1,6 @@
 """Show the stored figure of a chapter on another page.
 
-    ```{stored-figure} notebooks/08_mnist.ipynb fig-08-curves
+    ```{stored-figure} notebooks/09_learning_rate_and_init.ipynb fig-09-rates
     The caption.
     ```
 

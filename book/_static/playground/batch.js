@@ -50,6 +50,7 @@
       size.put(state.x.length);
       rebuild();
     });
+    preset.lastChild.disabled = true; // "My own" is where dragging leads, not a batch to load
     const size = bn.page.slider(
       controls,
       { label: "Batch size", min: 2, max: 16, step: 1, value: state.x.length, unit: " samples" },
@@ -63,7 +64,7 @@
     knob("Weight γ", "weight", { min: -2, max: 2, step: 0.1 });
     knob("Bias β", "bias", { min: -2, max: 2, step: 0.1 });
     knob("ε", "eps", { values: [1e-5, 1e-3, 1e-1, 1, 10], format: String });
-    bn.page.select(controls, { label: "Gradient by y", options: UPSTREAM, value: "one" }, (v) => {
+    bn.page.select(controls, { label: "Gradient by y, ∂L/∂y", options: UPSTREAM, value: "one" }, (v) => {
       state.up = v;
       draw();
     });
@@ -71,8 +72,11 @@
     const board = html(root, "div", { class: "pg-board" });
     const picture = svg(board, "svg", { role: "group", height: HEIGHT });
     set(picture, { "aria-label": "Samples on three axes: input x, normalised x̂, output y" });
-    const ground = svg(picture, "g", {}), links = svg(picture, "g", {}), arrows = svg(picture, "g", {});
-    const handles = svg(picture, "g", {});
+    const ground = svg(picture, "g", { "aria-hidden": "true" }), links = svg(picture, "g", {}), arrows = svg(picture, "g", {});
+    const handles = svg(picture, "g", {}), top = svg(picture, "g", { class: "pg-top", "aria-hidden": "true" });
+    svg(top, "circle", { class: "pg-dot", r: 9 }); // the chosen sample again, above all others
+    svg(top, "text", { "text-anchor": "middle", y: 4 });
+    html(root, "p", { class: "pg-note", text: "Orange: the chosen sample, the one touched last. Green: the mean, and one standard deviation on each side. Arrows: the gradients of the loss L, ∂L/∂x on top and ∂L/∂y at the bottom, pointing to where it grows; dashed ones are cut at the border. Hollow dots lie beyond the axis." });
     const facts = html(root, "p", { class: "pg-facts" });
     const sums = html(root, "p", { class: "pg-facts" });
     const more = html(root, "details", {});
@@ -101,6 +105,7 @@
     }
 
     function keyed(event, n) {
+      if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own keys
       const big = event.shiftKey ? 1 : 0.1;
       const steps = { ArrowRight: big, ArrowUp: big, ArrowLeft: -big, ArrowDown: -big, PageUp: 1, PageDown: -1 };
       const ends = { Home: -REACH, End: REACH };
@@ -121,19 +126,32 @@
         state.chosen = n;
         draw();
       });
-      grip.addEventListener("pointerdown", (e) => {
-        grip.setPointerCapture(e.pointerId);
-        grip.focus({ preventScroll: true });
-        const box = picture.getBoundingClientRect();
-        const off = e.clientX - box.left - px(state.x[n]); // keep the grip under the finger
-        const follow = (m) => move(n, value(m.clientX - picture.getBoundingClientRect().left - off));
-        grip.addEventListener("pointermove", follow);
-        const end = () => grip.removeEventListener("pointermove", follow);
-        grip.addEventListener("pointerup", end, { once: true });
-        grip.addEventListener("pointercancel", end, { once: true });
-        e.preventDefault();
-      });
     }
+
+    // The sample nearest to a place; among equals the chosen one, which lies on top.
+    function nearest(at) {
+      const away = state.x.map((v) => Math.abs(px(v) - at)), least = Math.min(...away);
+      return away[state.chosen] === least ? state.chosen : away.lastIndexOf(least);
+    }
+
+    function drag(e) {
+      if (e.button) return;
+      const place = (m) => m.clientX - picture.getBoundingClientRect().left;
+      const n = nearest(place(e)), grip = handles.childNodes[n], before = state.x[n];
+      const off = place(e) - px(before); // keep the grip under the finger
+      const stop = new AbortController(), until = { signal: stop.signal };
+      const mine = (act) => (m) => m.pointerId === e.pointerId && act(m);
+      grip.setPointerCapture(e.pointerId);
+      grip.focus({ preventScroll: true });
+      grip.addEventListener("pointermove", mine((m) => move(n, value(place(m) - off))), until);
+      grip.addEventListener("pointerup", mine(() => stop.abort()), until);
+      grip.addEventListener("pointercancel", mine(() => {
+        stop.abort();
+        move(n, before); // the finger scrolls the page instead
+      }), until);
+      e.preventDefault();
+    }
+    handles.addEventListener("pointerdown", drag);
 
     function axes() {
       ground.replaceChildren();
@@ -169,12 +187,13 @@
     }
 
     // An arrow from a sample, as long as its gradient; very long ones are cut at the border.
-    function arrow(node, from, gradient, y) {
+    function arrow(node, from, gradient, y, chosen) {
       const start = px(from), end = Math.max(4, Math.min(width - 4, start + ARROW * gradient));
       const head = Math.min(5, Math.abs(end - start)) * Math.sign(gradient);
       const d = Math.abs(end - start) < 4 ? "" :
         `M${start} ${y}H${end}M${end - head} ${y - 3}L${end} ${y}L${end - head} ${y + 3}`;
-      set(node, { d });
+      const cut = Math.abs(ARROW * gradient) > Math.abs(end - start) + 1;
+      set(node, { d, class: `pg-arrow${cut ? " pg-cut" : ""}${chosen ? " pg-chosen" : ""}` });
     }
 
     function dot(node, v, y, chosen) {
@@ -197,26 +216,30 @@
           "aria-valuenow": x,
           "aria-valuetext": `x ${show(x)}, normalised ${show(pass.xHat[n])}, y ${show(pass.y[n])}, gradient ${show(grad.dx[n])}`,
         });
-        const [link, a, b] = [0, 1, 2].map((k) => links.childNodes[3 * n + k]);
+        const layer = on ? state.x.length - 1 : n - (n > state.chosen); // the chosen one on top
+        const [link, a, b] = [0, 1, 2].map((k) => links.childNodes[3 * layer + k]);
         const way = `M${px(x)} ${ROWS.x}L${px(pass.xHat[n])} ${ROWS.xHat}L${px(pass.y[n])} ${ROWS.y}`;
         set(link, { d: way, class: `pg-link${on ? " pg-chosen" : ""}` });
         dot(a, pass.xHat[n], ROWS.xHat, on);
         dot(b, pass.y[n], ROWS.y, on);
-        arrow(arrows.childNodes[2 * n], x, grad.dx[n], ROWS.x - 22 - gap * n);
-        arrow(arrows.childNodes[2 * n + 1], pass.y[n], dy[n], ROWS.y + 34 + gap * n);
+        arrow(arrows.childNodes[2 * n], x, grad.dx[n], ROWS.x - 22 - gap * n, on);
+        arrow(arrows.childNodes[2 * n + 1], pass.y[n], dy[n], ROWS.y + 34 + gap * n, on);
       });
+      set(top, { transform: handles.childNodes[state.chosen].getAttribute("transform") });
+      top.lastChild.textContent = state.chosen + 1;
       tell(pass, dy, grad);
     }
 
     function tell(pass, dy, grad) {
       const rest = show(sum(pass.xHat.map((v, n) => v * grad.dx[n])), 3);
-      facts.textContent = `μ = ${show(pass.mean)} · σ² = ${show(pass.var)} · 1/√(σ²+ε) = ${show(pass.inv)}`;
+      facts.textContent = `μ = ${show(pass.mean)} · σ² = ${show(pass.var, pass.var && pass.var < 0.1 ? 4 : 2)} · 1/√(σ²+ε) = ${show(pass.inv)}`;
       sums.textContent = `Σ ∂L/∂x = ${show(sum(grad.dx), 3)} · Σ x̂ ∂L/∂x = ${rest} · ` +
         `∂L/∂γ = ${show(grad.dWeight)} · ∂L/∂β = ${show(grad.dBias)}`;
       if (more.open) fill(pass, dy, grad);
       const n = state.chosen;
-      say(`Mean ${show(pass.mean)}, variance ${show(pass.var)}. Sample ${n + 1}: x ${show(state.x[n])}, ` +
-        `normalised ${show(pass.xHat[n])}, y ${show(pass.y[n])}. Gradients by x add up to ${show(sum(grad.dx))}.`);
+      const grip = handles.childNodes[n]; // with the focus on it, it says its own numbers
+      const own = grip === document.activeElement ? "" : ` Sample ${n + 1}: ${grip.getAttribute("aria-valuetext")}.`;
+      say(`Mean ${show(pass.mean)}, variance ${show(pass.var)}.${own}`);
     }
 
     function fill(pass, dy, grad) {

@@ -111,11 +111,11 @@
   bn.widgets.network = function (root) {
     const data = load(bn.digits);
     const choice = { lr: 0.1, scale: 1, size: 32, seed: 1 };
-    let pair, work, playing = false, drawnAt = 0;
+    let pair, work, playing = false, drawnAt = 0, asked;
 
     const controls = html(root, "div", { class: "pg-controls" });
     const knob = (label, key, values) =>
-      bn.page.slider(controls, { label, values, value: choice[key] }, (v) => {
+      bn.page.slider(controls, { label, values, value: choice[key], late: true }, (v) => {
         choice[key] = v;
         reset();
       });
@@ -125,16 +125,16 @@
     knob("Seed", "seed", [1, 2, 3, 4, 5]);
 
     const buttons = html(root, "div", { class: "pg-buttons" });
-    const play = bn.page.button(buttons, "Train", () => (playing ? pause() : start()));
+    const play = bn.page.button(buttons, "Train", () => (playing ? halt() : start()));
     bn.page.button(buttons, "One step", () => {
-      pause();
       step();
-      draw(true);
+      halt();
     });
     bn.page.button(buttons, "Reset", () => {
       pause();
       reset();
     });
+    const count = html(buttons, "span", { class: "pg-count" });
 
     const curve = bn.page.chart(root, {
       title: "Training loss", xLabel: "steps", low: 1e-4, high: 100, log: true,
@@ -144,8 +144,8 @@
     const grid = html(root, "div", { class: "pg-quad" });
     const hists = Object.entries(KINDS).map(([kind, name]) =>
       [1, 2].map((l) => bars(grid, `Layer ${l}, ${name}`, kind)));
-    html(root, "p", { class: "pg-note", text: "What reaches each ReLU, on the held-out digits; heights are roots of shares, and the outermost bars hold all that lies beyond." });
-    const say = bn.page.announcer(root, 4000);
+    html(root, "p", { class: "pg-note", text: "What reaches each ReLU, over the held-out digits, batch norm with its running statistics. A bar is as high as the square root of its share, so that few values are seen too; the outermost bars hold all that lies beyond." });
+    const say = bn.page.announcer(root, 4000, 10000);
 
     function reset() {
       pair = [runner(true, choice), runner(false, choice)];
@@ -158,15 +158,22 @@
       while (!next.done && !next.value) next = work.next();
     }
     function start() {
-      if (pair.every((one) => one.diverged !== null) || taken() >= MOST) reset();
+      if (ended()) reset();
       playing = true;
       play.textContent = "Pause";
-      requestAnimationFrame(frame);
+      cancelAnimationFrame(asked);
+      asked = requestAnimationFrame(frame);
     }
     function pause() {
       playing = false;
       play.textContent = "Train";
     }
+    function halt() {
+      pause();
+      pair.forEach((one) => look(one, data.test)); // the shares of this very step
+      draw(true);
+    }
+    const ended = () => taken() >= MOST || pair.every((one) => one.diverged !== null);
     const taken = () => Math.max(...pair.map((one) => one.losses.length));
 
     function frame() {
@@ -177,7 +184,7 @@
       while (!next.done && performance.now() < end);
       if (next.done) pause();
       draw(next.done);
-      if (playing) requestAnimationFrame(frame);
+      if (playing) asked = requestAnimationFrame(frame);
     }
 
     function report(one, name) {
@@ -185,7 +192,7 @@
       if (one.diverged !== null) {
         return `${name}: diverged at step ${one.diverged}. The loss ${Number.isNaN(loss) ? "is no longer a number (NaN)" : "has passed a million"}; a smaller learning rate or initial scale helps.`;
       }
-      const now = loss === undefined ? "not trained yet" : `loss ${show(loss, 3)}`;
+      const now = loss === undefined ? "not trained yet" : `loss ${show(loss, loss < 0.01 ? 5 : 3)}`;
       return `${name}: ${now}, ${show(100 * one.seen.accuracy, 1)} % of the held-out digits right`;
     }
 
@@ -201,6 +208,7 @@
         if (lines[k].textContent !== text) lines[k].textContent = text;
         hists[k].forEach((show, l) => show(pair[k].seen?.hidden[l]));
       });
+      count.textContent = `Step ${steps} of ${MOST}${ended() ? ": “Train” starts over" : ""}`;
       curve.draw(span, drawn);
       const words = lines.map((p) => p.textContent).join(". ");
       curve.describe(`Step ${steps}. ${words}`);

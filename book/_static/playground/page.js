@@ -34,12 +34,14 @@
     return { box, id };
   }
 
-  // A slider over a range of numbers, or over a list of values.
-  function slider(parent, { label, min, max, step, values, value, format = String, unit = "" }, changed) {
+  // A slider over a range of numbers, or over a list of values. `late`: tell of a change when it
+  // is made, not on the way. A finger that goes on to scroll the page leaves the value as it was.
+  function slider(parent, { label, min, max, step, values, value, format = String, unit = "", late }, changed) {
     const { box, id } = field(parent, label);
     const range = values ? { min: 0, max: values.length - 1, step: 1 } : { min, max, step };
     const input = html(box, "input", { id, type: "range", ...range });
-    const output = html(box, "output", { for: id });
+    const output = html(box, "output", { for: id, "aria-live": "off" }); // the slider says it
+    let told, before;
     const read = () => (values ? values[+input.value] : +input.value);
     const write = () => {
       output.textContent = format(read());
@@ -47,12 +49,20 @@
     };
     const put = (v) => {
       input.value = values ? values.indexOf(v) : v;
+      told = read();
       write();
     };
+    const tell = () => {
+      if (read() !== told) changed((told = read()));
+    };
     put(value);
-    input.addEventListener("input", () => {
+    input.addEventListener("input", write);
+    input.addEventListener(late ? "change" : "input", tell);
+    input.addEventListener("pointerdown", () => (before = input.value));
+    input.addEventListener("pointercancel", () => {
+      input.value = before;
       write();
-      changed(read());
+      tell();
     });
     return { put, input };
   }
@@ -80,16 +90,22 @@
     return input;
   }
 
-  // Tell screen readers, once the reader has paused, and not more often than `every` ms.
-  function announcer(parent, every = 1000) {
+  // Tell screen readers what is new, once the reader has paused, and not more often than `every`
+  // ms; of what goes on by itself, after `longest` ms. The first text is the state at the start.
+  function announcer(parent, every = 1000, longest = Infinity) {
     const region = html(parent, "p", { class: "pg-spoken", "aria-live": "polite" });
-    let waiting = null, last = 0;
+    let waiting = null, last = 0, since = null, said = null;
     return (text) => {
       clearTimeout(waiting);
-      const rest = Math.max(600, every - (Date.now() - last));
+      said ??= text;
+      if (text === said) return void (since = null);
+      const now = Date.now();
+      since ??= now;
+      const rest = Math.min(Math.max(600, every - (now - last)), longest - (now - since));
       waiting = setTimeout(() => {
         last = Date.now();
-        region.textContent = text;
+        since = null;
+        region.textContent = said = text;
       }, rest);
     };
   }

@@ -13,7 +13,7 @@
     const controls = html(root, "div", { class: "pg-controls" });
     const momentum = bn.page.slider(
       controls,
-      { label: "Momentum", min: 0.01, max: 1, step: 0.01, value: 0.1, format: (v) => show(v) },
+      { label: "Momentum α", min: 0, max: 1, step: 0.01, value: 0.1, format: (v) => show(v) },
       (v) => (state.momentum = v),
     );
     bn.page.slider(
@@ -47,7 +47,8 @@
     const vars = bn.page.chart(charts, { ...common, title: "Variance", low: 0, high: 10, ticks: [0, 4, 8] });
     const facts = html(root, "p", { class: "pg-facts" });
     const output = html(root, "p", { class: "pg-facts" });
-    const say = bn.page.announcer(root, 3000);
+    html(root, "p", { class: "pg-note", text: `Dots: the mean and the unbiased variance of each batch, hollow in evaluation mode; those beyond the chart lie on its edge. The stream of batches has mean ${TRUE.mean} and variance ${TRUE.var}.` });
+    const say = bn.page.announcer(root, 3000, 10000);
 
     // What the layer does with the next batch of the stream.
     function batch() {
@@ -68,7 +69,7 @@
     function start() {
       if (log.length >= MOST) return tell();
       play.textContent = "Pause";
-      timer = setInterval(() => go(1), bn.page.calm() ? 1000 : 150);
+      timer = setInterval(() => document.hidden || go(1), bn.page.calm() ? 1000 : 150);
     }
     function pause() {
       clearInterval(timer);
@@ -106,7 +107,7 @@
       const last = log[log.length - 1];
       facts.textContent =
         `num_batches_tracked = ${running.count} · running_mean = ${show(running.mean)} · ` +
-        `running_var = ${show(running.var)} · weight of the batches seen, 1 − (1−α)ᵗ = ${show(1 - running.left, 3)}`;
+        `running_var = ${show(running.var)} · weight of the batches seen = ${show(1 - running.left, 3)}, of the start = ${show(running.left, 3)}`;
       const mode = state.training ? "training" : "evaluation";
       let text = `In ${mode} mode. Press “One batch”.`;
       if (last) {
