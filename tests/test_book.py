@@ -182,15 +182,37 @@ def test_exercise_index_lists_every_exercise():
             assert index.count(f"<{label}>`") == 1, label
 
 
-@pytest.mark.parametrize("entry", ["book/faq", "book/claims"])
-def test_every_answer_is_linked_to_a_chapter(entry):
+def answers(entry: str) -> list[str]:
+    """The questions or the rows of a page."""
     text = prose(source(entry))
     parts = re.split(r"^### ", text, flags=re.M)[1:] or re.findall(
         r"^\| (?!Claim|---).+", text, re.M
     )
     assert len(parts) >= 20
-    for part in parts:
+    return parts
+
+
+@pytest.mark.parametrize("entry", ["book/faq", "book/claims"])
+def test_every_answer_is_linked_to_a_chapter(entry):
+    for part in answers(entry):
         assert re.search(r"\.ipynb#|\{ref\}`[^`]*<ch-", part), part
+
+
+def printed(path: Path) -> str:
+    """All that the cells of a notebook say and print."""
+    outputs = (o for c in cells(path) for o in c.get("outputs", ()))
+    return "\n".join(["".join(c["source"]) for c in cells(path)]) + "\n".join(
+        "".join(o.get("text", ())) for o in outputs
+    )
+
+
+@pytest.mark.parametrize("entry", ["book/faq", "book/claims"])
+def test_decimals_of_an_answer_stand_in_the_chapter_that_it_names(entry):
+    for part in answers(entry):
+        linked = re.findall(r"notebooks/(\w+)\.ipynb", part)
+        evidence = "".join(printed(NOTEBOOKS / f"{name}.ipynb") for name in linked)
+        for number in re.findall(r"\b\d+\.\d+\b", part):
+            assert re.search(rf"\b{re.escape(number)}\b", evidence), (number, part)
 
 
 class Links(HTMLParser):

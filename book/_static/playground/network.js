@@ -111,7 +111,7 @@
   bn.widgets.network = function (root) {
     const data = load(bn.digits);
     const choice = { lr: 0.1, scale: 1, size: 32, seed: 1 };
-    let pair, work, playing = false, drawnAt = 0, asked;
+    let pair, work, playing = false, drawnAt = 0, asked, whole = true;
 
     const controls = html(root, "div", { class: "pg-controls" });
     const knob = (label, key, values) =>
@@ -151,11 +151,18 @@
       pair = [runner(true, choice), runner(false, choice)];
       pair.forEach((one) => look(one, data.test));
       work = slices(pair, data, choice);
+      whole = true;
       draw(true);
     }
+    // One slice; true when there are no more. `whole`: both networks have made the same steps.
+    function advance() {
+      const next = work.next();
+      whole = next.done || next.value;
+      return next.done;
+    }
     function step() {
-      let next = work.next();
-      while (!next.done && !next.value) next = work.next();
+      do advance();
+      while (!whole);
     }
     function start() {
       if (ended()) reset();
@@ -170,6 +177,7 @@
     }
     function halt() {
       pause();
+      if (!whole) step();
       pair.forEach((one) => look(one, data.test)); // the shares of this very step
       draw(true);
     }
@@ -179,11 +187,11 @@
     function frame() {
       if (!playing || !root.isConnected) return;
       const end = performance.now() + BUDGET;
-      let next;
-      do next = work.next();
-      while (!next.done && performance.now() < end);
-      if (next.done) pause();
-      draw(next.done);
+      let done;
+      do done = advance();
+      while (!done && performance.now() < end);
+      if (done) pause();
+      draw(done);
       if (playing) asked = requestAnimationFrame(frame);
     }
 
