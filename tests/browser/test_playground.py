@@ -92,24 +92,137 @@ def test_a_dragged_sample_moves_all_the_others(opened):
     assert values(opened) == after
 
 
-def test_a_finger_drags_a_sample(browser, site):
-    context = browser.new_context(
-        viewport={"width": 390, "height": 800}, has_touch=True
-    )
+@pytest.fixture
+def phone(browser, site):
+    """The page on a phone, and a finger that moves in small steps."""
+    size = {"width": 390, "height": 800}
+    context = browser.new_context(viewport=size, has_touch=True, is_mobile=True)
     page = context.new_page()
     page.goto(site + PAGE)
+    page.wait_for_selector(f"{SAMPLE} >> nth=4")
+    touch = context.new_cdp_session(page)
+
+    def swipe(x, y, dx, dy, steps=20):
+        path = [(x + dx * k / steps, y + dy * k / steps) for k in range(steps + 1)]
+        for k, (at, down) in enumerate(path):
+            kind = "touchMove" if k else "touchStart"
+            points = {"touchPoints": [{"x": at, "y": down}]}
+            touch.send("Input.dispatchTouchEvent", {"type": kind, **points})
+            page.wait_for_timeout(10)
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    yield page, swipe
+    context.close()
+
+
+def test_a_finger_drags_a_sample_all_the_way(phone):
+    page, swipe = phone
     before = values(page)
     x, y = centre(page.locator(SAMPLE).first)
-    touch = context.new_cdp_session(page)
-    points = [("touchStart", x), *(("touchMove", x + d) for d in (15, 40, 80))]
-    for kind, at in points:
-        touch.send(
-            "Input.dispatchTouchEvent",
-            {"type": kind, "touchPoints": [{"x": at, "y": y}]},
-        )
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    swipe(x, y, 100, 0)
     only_first_moved(before, values(page))
-    context.close()
+    now, _ = centre(page.locator(SAMPLE).first)
+    assert now == pytest.approx(x + 100, abs=1)
+
+
+def test_a_finger_that_scrolls_moves_no_sample_and_no_slider(phone):
+    page, swipe = phone
+    before, top = values(page), page.evaluate("scrollY")
+    x, y = centre(page.locator(SAMPLE).first)
+    swipe(x, y, 60, -150)
+    page.wait_for_timeout(500)
+    assert page.evaluate("scrollY") > top + 50
+    assert values(page) == before
+    box = widget(page, "network")
+    box.get_by_role("button", name="One step").click()
+    rate = box.get_by_label("Learning rate")
+    x, y = centre(rate)
+    swipe(x - 60, y, 5, -150)
+    assert rate.input_value() == "4"
+    api.expect(box.locator(".pg-count")).to_contain_text("Step 1 ")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_press_takes_the_sample_whose_number_is_there(visit, site, width):
+    page, _ = visit(site + PAGE, width=width)
+    widget(page, "batch").get_by_label("Start from").select_option("outlier")
+    for n, handle in enumerate(page.locator(SAMPLE).all()):
+        page.mouse.click(*centre(handle))
+        chosen = page.locator(SAMPLE).evaluate_all(
+            "all => all.findIndex((h) => h.classList.contains('pg-chosen'))"
+        )
+        assert chosen == n
+
+
+def test_the_menu_button_drags_nothing(opened):
+    before = values(opened)
+    x, y = centre(opened.locator(SAMPLE).first)
+    opened.mouse.move(x, y)
+    opened.mouse.down(button="right")
+    opened.mouse.move(x + 100, y, steps=5)
+    opened.mouse.up(button="right")
+    assert values(opened) == before
+
+
+def test_the_chosen_sample_is_seen_among_equal_ones(opened):
+    widget(opened, "batch").get_by_label("Start from").select_option("constant")
+    top = opened.locator(".pg-top")
+    for n in (1, 0):
+        opened.locator(SAMPLE).nth(n).focus()
+        opened.keyboard.press("Shift")  # from now on the focus is a keyboard's
+        assert top.locator("text").text_content() == str(n + 1)
+        ring = "node => getComputedStyle(node).strokeWidth"
+        assert top.locator("circle").evaluate(ring) == "3px"
+    places = {
+        h.get_attribute("transform") for h in opened.locator(f"{SAMPLE}, .pg-top").all()
+    }
+    assert len(places) == 1
+
+
+def test_an_arrow_that_is_cut_is_dashed(opened):
+    box = widget(opened, "batch")
+    box.get_by_label("Start from").select_option("constant")
+    assert box.locator(".pg-cut").count() == 5
+    box.get_by_label("ε").fill("4")
+    assert box.locator(".pg-cut").count() == 0
+
+
+def test_a_small_variance_is_no_zero(opened):
+    box = widget(opened, "batch")
+    box.get_by_label("Start from").select_option("constant")
+    opened.locator(SAMPLE).first.press("ArrowRight")
+    api.expect(box.locator(".pg-facts").first).to_contain_text("σ² = 0.0016")
+
+
+def test_the_browsers_own_keys_move_nothing(opened):
+    before = values(opened)
+    for keys in ("Control+ArrowRight", "Meta+ArrowRight", "Alt+ArrowUp"):
+        opened.locator(SAMPLE).first.press(keys)
+    assert values(opened) == before
+
+
+def test_the_page_says_nothing_before_the_reader_acts(opened):
+    opened.wait_for_timeout(1500)
+    spoken = opened.locator("[aria-live=polite]").all_text_contents()
+    assert spoken == ["", "", ""]
+    assert opened.locator(".pg-live output:not([aria-live=off])").count() == 0
+
+
+def test_what_goes_on_is_said_now_and_then(opened):
+    said = opened.evaluate(
+        """async () => {
+          const say = bnPlay.page.announcer(document.body, 100, 800), said = new Set();
+          const region = document.body.lastChild;
+          for (let k = 0; k < 40; k++) {
+            say(`step ${k}`);
+            await new Promise((done) => setTimeout(done, 50));
+            said.add(region.textContent);
+          }
+          region.remove();
+          return said.size;
+        }"""
+    )
+    assert 2 <= said <= 5  # silence, and then a text every 800 ms
 
 
 def test_keys_move_a_sample_and_the_page_says_so(opened):
@@ -122,6 +235,9 @@ def test_keys_move_a_sample_and_the_page_says_so(opened):
     assert values(opened)[0][0] == 6
     only_first_moved(before, values(opened))
     spoken = widget(opened, "batch").locator("[aria-live=polite]")
+    api.expect(spoken).to_have_text("Mean 2.70, variance 3.86.", timeout=3000)
+    assert "x 6.00" in first.get_attribute("aria-valuetext")
+    widget(opened, "batch").get_by_label("Bias").press("ArrowRight")
     api.expect(spoken).to_contain_text("Sample 1: x 6.00", timeout=3000)
     assert first.get_attribute("role") == "slider"
     assert first.get_attribute("aria-valuenow") == "6"
@@ -149,6 +265,33 @@ def test_evaluation_mode_tracks_nothing(opened):
     )
 
 
+def test_the_weights_of_batches_and_start_are_true_for_every_momentum(opened):
+    box = widget(opened, "running")
+    facts, ten = (
+        box.locator(".pg-facts").first,
+        box.get_by_role("button", name="Ten batches"),
+    )
+    box.get_by_role("slider", name="Momentum").fill("0")
+    ten.click()
+    api.expect(facts).to_contain_text("running_mean = 0.00 · running_var = 1.00")
+    api.expect(facts).to_contain_text("seen = 0.000, of the start = 1.000")
+    box.get_by_role("slider", name="Momentum").fill("0.1")
+    ten.click()
+    api.expect(facts).to_contain_text("seen = 0.651, of the start = 0.349")
+    box.get_by_role("button", name="Reset").click()
+    box.get_by_role("checkbox").check()
+    ten.click()
+    api.expect(facts).to_contain_text("seen = 1.000, of the start = 0.000")
+
+
+def test_a_hidden_page_feeds_no_batches(opened):
+    box = widget(opened, "running")
+    opened.evaluate("Object.defineProperty(document, 'hidden', { value: true })")
+    box.get_by_role("button", name="Play").click()
+    opened.wait_for_timeout(700)
+    api.expect(box.locator(".pg-facts").first).to_contain_text("tracked = 0 ")
+
+
 def losses(page, steps=30):
     return page.evaluate(
         """(steps) => {
@@ -167,6 +310,78 @@ def test_one_seed_gives_one_curve_and_both_networks_learn(opened):
     assert all(len(run) == 30 and run[-1] < run[0] for run in first)
     widget(opened, "network").get_by_label("Seed").fill("1")  # the second seed
     assert losses(opened) != first
+
+
+def test_a_pause_shows_the_step_it_is_at(browser, site):
+    context = browser.new_context(reduced_motion="reduce")  # draws twice a second
+    page = context.new_page()
+    page.goto(site + PAGE)
+    box = widget(page, "network")
+    for wait in (730, 210, 340):
+        box.get_by_role("button", name="Train").click()
+        page.wait_for_timeout(wait)
+        box.get_by_role("button", name="Pause").click()
+        pair = page.evaluate(
+            """() => document.querySelector('[data-playground=network] .pg-live').playground
+              .pair().map((one) => [one.losses.length, one.losses.at(-1)])"""
+        )
+        steps = {one[0] for one in pair}
+        assert len(steps) == 1
+        assert box.locator(".pg-count").text_content() == f"Step {steps.pop()} of 2000"
+        for line, (_, loss) in zip(box.locator(".pg-facts").all(), pair, strict=True):
+            shown = float(re.search(r"loss ([\d.]+)", line.text_content())[1])
+            assert shown == pytest.approx(loss, abs=6e-4)
+    context.close()
+
+
+def test_fast_clicks_start_one_loop(opened):
+    asked = opened.evaluate(
+        """async () => {
+          const button = document.querySelector("[data-playground=network] button");
+          for (let k = 0; k < 9; k++) button.click();
+          const own = window.requestAnimationFrame;
+          let asked = 0;
+          window.requestAnimationFrame = (f) => (asked++, own.call(window, f));
+          for (let k = 0; k < 10; k++) await new Promise((done) => own.call(window, done));
+          button.click();
+          return asked;
+        }"""
+    )
+    assert 8 <= asked <= 11
+
+
+def test_a_network_restarts_when_its_slider_is_let_go(opened):
+    box = widget(opened, "network")
+    box.get_by_role("button", name="One step").click()
+    rate = box.get_by_label("Learning rate")
+    rate.evaluate("node => { node.value = 6; node.dispatchEvent(new Event('input')); }")
+    api.expect(box.locator("output").first).to_have_text("1")
+    api.expect(box.locator(".pg-count")).to_have_text("Step 1 of 2000")
+    rate.evaluate("node => node.dispatchEvent(new Event('change'))")
+    api.expect(box.locator(".pg-count")).to_have_text("Step 0 of 2000")
+
+
+def test_one_step_is_seen_on_the_chart(opened):
+    box = widget(opened, "network")
+    box.get_by_role("button", name="One step").click()
+    for kind in ("with", "without"):
+        drawn = box.locator(f".pg-line.pg-{kind}")
+        assert drawn.evaluate("node => node.getTotalLength()") >= 2
+
+
+def test_the_end_is_said(opened):
+    box = widget(opened, "network")
+    box.get_by_label("Batch size").fill("0")
+    opened.evaluate(
+        """() => {
+          const w = document.querySelector('[data-playground=network] .pg-live').playground;
+          for (let k = 0; k < 2000; k++) w.step();
+        }"""
+    )
+    box.get_by_role("button", name="One step").click()
+    api.expect(box.locator(".pg-count")).to_have_text(
+        "Step 2000 of 2000: “Train” starts over"
+    )
 
 
 def smooth(run):

@@ -121,8 +121,10 @@
     }).observe(node);
   }
 
+  // A line through points; one alone is a short dash, to be seen at all.
   const line = (points) =>
-    points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
+    points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("") +
+    (points.length === 1 ? "h4" : "");
 
   // A small chart. `lines` maps a style class to points [x, y]; NaN ends a line.
   function chart(parent, { title, xLabel, height = 170, low, high, log = false, ticks, names = {} }) {
