@@ -64,7 +64,8 @@ class Watch:
             if not one.shape:
                 one.shape = tuple(x.shape)
                 one.per_image = x.numel() / max(x.size(1), 1) / self.batch
-                one.spread = _spread(x.detach()) if x.dim() == 3 else one.spread
+                if x.dim() == 3 and min(x.shape[1:]) > 1:  # a variance needs two
+                    one.spread = _spread(x.detach())
         if x.is_floating_point():
             one.moments.add(x.detach())
 

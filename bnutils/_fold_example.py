@@ -16,7 +16,8 @@ def run(model: nn.Module, args: tuple) -> tuple[dict[str, int], object]:
 
     def note(path):
         def hook(_, inputs):
-            seen[path] = inputs[0].dim()
+            if inputs:  # none where it is called by keyword
+                seen[path] = inputs[0].dim()
 
         return hook
 

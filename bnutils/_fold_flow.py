@@ -102,7 +102,9 @@ def _owner(node: fx.Node, root: nn.Module, names) -> str:
 def _source(nodes, called, name_of, root, path) -> tuple[str | None, str]:
     """The one layer that feeds every call of a batch norm and nothing else, or why not."""
     for node in nodes:
-        (before,) = node.all_input_nodes or (None,)
+        before, *more = node.all_input_nodes or (None,)
+        if more or node.kwargs:
+            return None, "called with several tensors or by keyword"
         if before is None or not isinstance(_module(before, root), LAYERS):
             return None, f"follows {_what(before, root, path)}"
         if "stored" in before.meta:
