@@ -128,7 +128,7 @@ def _run_compiler(where: str) -> None:
             cpp_sources=SOURCE,
             extra_cflags=flags(),  # for the linker not: PyTorch brings its OpenMP
             build_directory=where,
-            is_python_module=True,
+            is_python_module=False,  # pybind11 allows one import: ours, from its place
         )
     finally:
         os.environ["PATH"] = before

@@ -9,6 +9,12 @@ from torch import Tensor, nn
 
 from bnutils import norm
 
+STRICT_EPS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
+try:
+    nn.BatchNorm1d(1)(torch.ones(2, 1, dtype=torch.long))
+except RuntimeError as error:
+    INTEGER_ERROR = type(error)  # PyTorch 2.4: RuntimeError; now its subclass
+
 
 def shuffled(layer: nn.Module) -> nn.Module:
     """Give every parameter and statistic a value that hides no mistake."""
@@ -17,6 +23,11 @@ def shuffled(layer: nn.Module) -> nn.Module:
             if value.is_floating_point():
                 value.uniform_(0.5, 2) if "var" in name else value.normal_()
     return layer
+
+
+def as_here(error: type) -> type:
+    """Return what this PyTorch raises where the newest raises ``error``."""
+    return INTEGER_ERROR if error is NotImplementedError else error
 
 
 def flat(model: nn.Module) -> Tensor:

@@ -16,7 +16,7 @@ import warnings
 
 import pytest
 import torch
-from layers import shuffled
+from layers import STRICT_EPS, as_here, shuffled
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -63,7 +63,7 @@ def outcome(call, *args, **options):
 def agree(a, b, **tolerance):
     """Both raise the same type, or return the same values."""
     if isinstance(b, Exception):
-        assert type(a) is type(b), f"{a!r} instead of {b!r}"
+        assert as_here(type(a)) is type(b), f"{a!r} instead of {b!r}"
         assert str(a)
         return
     if isinstance(a, Exception):
@@ -159,6 +159,8 @@ def test_what_odd_arguments_do_at_the_first_batch(cls, name, value, training):
     kinds = (cls, nn.BatchNorm1d)
     if name == "eps" and value in (0.0, -1.0) and training:
         return  # PyTorch refuses these since 2.10: tests/test_norm.py
+    if name == "eps" and value == -1.0 and not STRICT_EPS:
+        pytest.skip("this PyTorch does not look at eps")
     if (name, value, training) == ("momentum", "0.1", False):
         return  # evaluation has no use for it; PyTorch refuses all the same
     agree(*(outcome(made_and_called, kind, {name: value}, training) for kind in kinds))
@@ -895,6 +897,12 @@ def test_an_ensemble_by_stacked_states(cls, training):
 # torch.compile, torch.export, torch.jit
 
 
+def traces_numbers() -> bool:
+    """Whether torch.compile takes a number out of a tensor; PyTorch 2.4 does not."""
+    divided = torch.compile(lambda n: n / float(n), fullgraph=True, backend="eager")
+    return not isinstance(outcome(divided, torch.tensor(2)), Exception)
+
+
 def two_steps(layer, call, xs):
     """Outputs, gradients and state after two steps."""
     found = []
@@ -912,6 +920,8 @@ def two_steps(layer, call, xs):
 @pytest.mark.parametrize("options", [{}, {"momentum": None}], ids=str)
 def test_compiles_in_one_graph(cls, backend, options, training):
     """With momentum=None too, which PyTorch 2.13 refuses for its own layer."""
+    if options and training and not traces_numbers():
+        pytest.skip("this torch.compile breaks the graph at float(tensor)")
     ours, theirs = pair(cls, training=training, **options)
     xs = torch.randn(2, 5, 3).double()
     compiled = torch.compile(ours, fullgraph=True, backend=backend)

@@ -25,7 +25,7 @@ from provenance import NOTEBOOKS, ROOT
 
 INSTALL = """# Installs the book's code; run once per session.
 %pip install -q --no-deps "bnutils @ {}"
-%pip install -q "scikit-learn>=1.4" "tqdm>=4.60"
+%pip install -q "scikit-learn>=1.4" "tqdm>=4.63"
 """
 REQUIREMENT = re.compile(r"(git\+(https|file)://|https://|file://)[^\s\"';|&$`\\]+")
 README = """The notebooks of "Batch Normalization from First Principles", with their code.
