@@ -192,6 +192,45 @@ def test_groups_modes_dtypes_and_refusals():
         assert "GPU" in found["pytorch"]
 
 
+def pair_of_three(x, dy):
+    """Output, gradients and state of a layer that ranks 0 and 1 of three share."""
+    pair = distributed.new_group([0, 1])
+    layer = sync.BatchNorm1d(5, process_group=pair)
+    rank = distributed.get_rank()
+    if rank == 2:  # alone from here on: nobody waits for it, and it for nobody
+        return {"y": layer(x[rank]), "mean": layer.running_mean}
+    part = x[rank].clone().requires_grad_()
+    y = layer(part)
+    y.backward(dy[rank])
+    grads = {"dx": part.grad, "dweight": layer.weight.grad, "dbias": layer.bias.grad}
+    return {"y": y.detach(), "mean": layer.running_mean, **grads}
+
+
+def test_a_group_smaller_than_the_world_keeps_to_itself():
+    x, dy = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(1))
+    first, second, third = sync.run(pair_of_three, x, dy, processes=3)
+    whole, alone = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
+    both = x[:2].flatten(0, 1).requires_grad_()
+    y = whole(both)
+    y.backward(dy[:2].flatten(0, 1))
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    for key, expected in (("y", y.detach()), ("dx", both.grad)):
+        found = torch.cat([first[key], second[key]])
+        torch.testing.assert_close(found, expected, **close)  # the dtype as well
+    for key, expected in (("dweight", whole.weight.grad), ("dbias", whole.bias.grad)):
+        torch.testing.assert_close(first[key] + second[key], expected, **close)
+    for found in (first, second):
+        torch.testing.assert_close(found["mean"], whole.running_mean, **close)
+    torch.testing.assert_close(third["y"], alone(x[2]).detach(), **close)
+    torch.testing.assert_close(third["mean"], alone.running_mean, **close)
+
+
+def test_the_constructor_passes_device_and_dtype_on():
+    layer = sync.BatchNorm1d(4, device="meta", dtype=torch.float64)
+    assert {v.device.type for v in layer.state_dict().values()} == {"meta"}
+    assert layer.weight.dtype == layer.running_var.dtype == torch.float64
+
+
 def test_convert_changes_the_class_and_nothing_else():
     torch.manual_seed(0)
     shared = nn.BatchNorm1d(4, momentum=None, eps=1e-3)
