@@ -114,7 +114,7 @@ Tensor fresh(const Tensor& x) {
   Tensor y = at::empty_like(x);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t page = 4096, at = ((uintptr_t)y.data_ptr() + page - 1) / page * page;
-  if (y.nbytes() >= (32u << 20))
+  if (y.nbytes() >= (4u << 20))
     madvise((void*)at, (y.nbytes() - page) / page * page, MADV_HUGEPAGE);
 #endif
   return y;
