@@ -200,10 +200,9 @@ def test_every_answer_is_linked_to_a_chapter(entry):
 
 def printed(path: Path) -> str:
     """All that the cells of a notebook say and print."""
-    outputs = (o for c in cells(path) for o in c.get("outputs", ()))
-    return "\n".join(["".join(c["source"]) for c in cells(path)]) + "\n".join(
-        "".join(o.get("text", ())) for o in outputs
-    )
+    texts = [c["source"] for c in cells(path)]
+    texts += [o.get("text", ()) for c in cells(path) for o in c.get("outputs", ())]
+    return "\n".join(map("".join, texts))
 
 
 @pytest.mark.parametrize("entry", ["book/faq", "book/claims"])
