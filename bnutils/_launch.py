@@ -88,6 +88,7 @@ def process_group(timeout: float = 30.0) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     patience = datetime.timedelta(seconds=timeout)
     distributed.init_process_group("nccl" if use_gpu else "gloo", timeout=patience)
+    distributed.barrier()  # who left now would break off connections the others still make
     yield device  # after an error, what is left of the group ends with the process
     distributed.destroy_process_group()
 

@@ -185,7 +185,7 @@ def mean_by_sequence(x, mask):
     [
         (lambda x, k: (x.mean((0, 2)), x.var((0, 2))), "all 24 positions; 12 are real"),
         (lambda x, k: masked(x + 1e-2 * k[:, None], k, 24), "the mean is off by"),
-        (lambda x, k: masked(torch.where(k[:, None], x, 0), k, 24), "12 are real"),
+        (lambda x, k: masked(torch.where(k[:, None], x, 0), k, 24), "divide by the 12"),
         (mean_by_sequence, "every sequence does"),
         (lambda x, k: masked(x, k, correction=1), "the unbiased one"),
         (lambda x, k: masked(x, k, correction=-12), "divides by all positions"),

@@ -33,7 +33,7 @@ def batch_norm_last(answer):
     for shape in ((6, 5, 3), (6, 4, 4)):
         x = rng.normal(2, 3, size=shape) + rng.normal(size=shape[-1])
         weight, bias = rng.uniform(0.5, 2, shape[-1]), rng.normal(size=shape[-1])
-        y = answer(x.copy(), weight, bias, 1e-2)
+        y = answer(x.copy(), weight.copy(), bias.copy(), 1e-2)
         remark = _judge_last(y, x, weight, bias)
         if remark:
             return remark

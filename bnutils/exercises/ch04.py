@@ -151,7 +151,7 @@ def masked_stats(answer):
     real = x.transpose(1, 2)[mask]  # (m, C)
     by_sequence = torch.stack([s[:, r].mean(1) for s, r in zip(x, mask, strict=True)])
     m, (var_right, mean_right) = len(real), torch.var_mean(real, 0, correction=0)
-    for padding in (0.0, 1000.0):
+    for padding in (1000.0, 0.0):
         padded = torch.where(mask[:, None], x, padding)
         mean, var = answer(padded.clone(), mask.clone())
         if mean.shape != (2,) or var.shape != (2,):

@@ -129,19 +129,18 @@ def momentum_check(answer):
             raise TypeError(f"True or False, please, not {type(verdict).__name__}")
         return bool(verdict)
 
-    with torch.random.fork_rng(devices=[]):
-        if not says(nn.BatchNorm1d):
-            return "it fails PyTorch's own layer"
-        if not says(norm.BatchNorm1d):
-            return "it fails this book's layer, which is right and rounds differently"
-        if not says(_RoundsElsewhere):
-            return "it fails a right layer that is off by two in the last place"
-        if says(_Reversed):
-            return (
-                "a layer with reversed momentum passes: does yours train, and for "
-                "which momentum do old and new weigh differently?"
-            )
-        for kind, what in ((_ReversedMean, "mean"), (_ReversedVar, "variance")):
-            if says(kind):
-                return f"a layer whose running {what} alone is reversed passes"
+    if not says(nn.BatchNorm1d):
+        return "it fails PyTorch's own layer"
+    if not says(norm.BatchNorm1d):
+        return "it fails this book's layer, which is right and rounds differently"
+    if not says(_RoundsElsewhere):
+        return "it fails a right layer that is off by two in the last place"
+    if says(_Reversed):
+        return (
+            "a layer with reversed momentum passes: does yours train, and for "
+            "which momentum do old and new weigh differently?"
+        )
+    for kind, what in ((_ReversedMean, "mean"), (_ReversedVar, "variance")):
+        if says(kind):
+            return f"a layer whose running {what} alone is reversed passes"
     return None
