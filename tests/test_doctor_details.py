@@ -1509,6 +1509,23 @@ def test_a_module_of_somebody_else_may_have_turned_the_axes(turned):
     assert report.codes == ["wrong-axis"] * turned
 
 
+@pytest.mark.parametrize("linear_last", [True, False])
+def test_the_layer_nearest_before_the_norm_tells_the_axis(linear_last):
+    torch.manual_seed(0)
+    conv, fc = nn.Conv1d(4, 4, 1, bias=False), nn.Linear(4, 4, bias=False)
+    conv.weight.data, fc.weight.data = torch.eye(4)[..., None], torch.eye(4)
+    parts = dict(conv=conv, fc=fc) if linear_last else dict(fc=fc, conv=conv)
+
+    def forward(m, x):
+        for name in parts:
+            x = getattr(m, name)(x)
+        return m.bn(x.abs())
+
+    model = Called(forward, **parts, bn=nn.BatchNorm1d(4))
+    report = doctor.examine(model, positions_and_channels().transpose(1, 2))
+    assert report.codes == ["wrong-axis"] * linear_last
+
+
 @pytest.mark.parametrize(("ratio", "found"), [(9.60, 0), (9.69, 1)])
 def test_the_quantile_is_that_of_wilson_and_hilferty(ratio, found):
     """(1 - 1/9 + 3.719 / 3) ** 3 = 9.644 for two degrees of freedom."""
