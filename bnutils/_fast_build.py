@@ -120,8 +120,8 @@ def _run_compiler(where: str) -> None:
     from torch.utils import cpp_extension
 
     scripts = str(Path(sys.executable).parent)  # ninja from pip lies there
-    before = os.environ.get("PATH", "")
-    os.environ["PATH"] = os.pathsep.join([before, scripts])
+    before = os.environ.get("PATH")
+    os.environ["PATH"] = os.pathsep.join([before or os.defpath, scripts])
     try:
         cpp_extension.load_inline(
             NAME,
@@ -131,7 +131,10 @@ def _run_compiler(where: str) -> None:
             is_python_module=False,  # pybind11 allows one import: ours, from its place
         )
     finally:
-        os.environ["PATH"] = before
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
 
 
 @contextlib.contextmanager

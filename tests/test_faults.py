@@ -366,9 +366,8 @@ def kills(definitions: str, moments: list[float], where: Path) -> list:
     text = textwrap.indent(textwrap.dedent(definitions), "    ")
     code = textwrap.dedent(KILLS.format(definitions=text.strip(), moments=moments))
     command = [sys.executable, "-W", "ignore", "-c", code]
-    run = subprocess.run(
-        command, cwd=where, env=environment(where), capture_output=True, text=True
-    )
+    options = {"env": environment(where), "capture_output": True, "text": True}
+    run = subprocess.run(command, cwd=where, timeout=280, **options)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
@@ -377,7 +376,9 @@ def test_killed_download(mirror, contents, tmp_path):
     mnist = _torchvision.import_mnist().MNIST
     where = tmp_path / "cache"
     definitions = f"""
-        import hashlib, shutil
+        import hashlib, shutil, threading
+        from tqdm import tqdm
+        tqdm.set_lock(threading.RLock())  # its own is shared with the forks, killed or not
         os.environ.pop("BNUTILS_DATA", None)
         _mnist.FILES.update({dict(_mnist.FILES)})
         mnist = _torchvision.import_mnist().MNIST

@@ -80,9 +80,9 @@ def test_what_a_killed_download_left_is_removed_a_day_later(vision, monkeypatch)
     (left,) = vision.roots
     assert left.parent == data.cache_folder()  # on the same disk: a move is one step
     left.mkdir()  # as if it had been killed
-    os.utime(left, (0, 0))
+    os.utime(left, (DAY, DAY))
     for age in (DAY - 1, DAY + 1):
-        clock = SimpleNamespace(time=lambda age=age: age)
+        clock = SimpleNamespace(time=lambda age=age: DAY + age)
         monkeypatch.setattr(_download, "time", clock)
         _download.download(data.cache_folder())
         assert left.exists() == (age < DAY)
@@ -134,6 +134,12 @@ def test_a_build_keeps_others_out_until_it_is_there(compiler, monkeypatch):
     assert len(compiler.calls) == 1
 
 
+def test_a_system_without_locks_compiles_all_the_same(compiler, fresh, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows: no such module
+    assert _fast_build._compile().exists()
+    assert list(fresh.iterdir()) == [_fast_build.folder()]
+
+
 def test_the_compiler_runs_where_no_path_is_set(monkeypatch, tmp_path):
     from torch.utils import cpp_extension
 
@@ -143,4 +149,7 @@ def test_the_compiler_runs_where_no_path_is_set(monkeypatch, tmp_path):
         cpp_extension, "load_inline", lambda *_, **__: seen.append(os.environ["PATH"])
     )
     _fast_build._run_compiler(str(tmp_path))
-    assert seen[0].split(os.pathsep)[-1] == str(Path(sys.executable).parent)
+    *usual, scripts = seen[0].split(os.pathsep)
+    assert usual == os.defpath.split(os.pathsep)
+    assert scripts == str(Path(sys.executable).parent)
+    assert "PATH" not in os.environ

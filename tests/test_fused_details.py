@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import math
 
 import pytest
 import torch
+from layers import flat
 from torch import nn
 
 from bnutils import _steps, fast, models
@@ -13,6 +16,10 @@ from bnutils import _steps, fast, models
 pytestmark = pytest.mark.skipif(
     bool(fast.available("kernel")), reason="no compiler for the kernel"
 )
+PYTORCH, KERNEL = nn.BatchNorm1d, fast.KernelBatchNorm1d
+NORMS = pytest.mark.parametrize("norm", [PYTORCH, None])
+STATE = pytest.mark.parametrize("name", list(PYTORCH(1).state_dict())[:4])
+MODES = pytest.mark.parametrize("training", [True, False])
 FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
@@ -29,18 +36,22 @@ def normal(*shape, dtype=torch.float64, seed=0):
     return torch.randn(shape, generator=g, dtype=dtype)
 
 
-def results(layer, x, dy):
-    """Output, gradients of the input and the parameters, state afterwards."""
-    x = x.clone().requires_grad_()
-    y = layer(x)
-    grads = torch.autograd.grad(y, (x, *layer.parameters()), dy)
-    return [y.detach(), *grads, *layer.buffers()]
+def pair(c, training=True, dtype=torch.float64, **options):
+    """The kernel's layer and PyTorch's."""
+    return [m(c, dtype=dtype, **options).train(training) for m in (KERNEL, PYTORCH)]
 
 
 def agree(layers, x, dy, **close):
-    for a, b in zip(*(results(m, x, dy) for m in layers), strict=True):
-        torch.testing.assert_close(a, b, equal_nan=True, **close)
+    """Same output, gradients of input and parameters, and state afterwards."""
+    found = []
+    for layer in layers:
+        inputs = [x.clone().requires_grad_(), *layer.parameters()]
+        y = layer(inputs[0])
+        found.append([y, *torch.autograd.grad(y, inputs, dy), *layer.buffers()])
+    torch.testing.assert_close(*found, equal_nan=True, **close)
 
+
+X, Y = normal(20, 6), torch.arange(20) % 3
 
 # The layer
 
@@ -51,73 +62,106 @@ def test_rows_of_every_length(dtype):
     close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
     for length in range(2, 70):
         x, dy = normal(2, 3, 2, length, dtype=dtype, seed=length)
-        layers = fast.KernelBatchNorm1d(2, dtype=dtype), nn.BatchNorm1d(2, dtype=dtype)
-        agree(layers, 1 + 3 * x, dy, **close)
+        agree(pair(2, dtype=dtype), 1 + 3 * x, dy, **close)
 
 
-def test_statistics_of_long_rows_are_summed_in_double_precision():
-    x = normal(2, 3, 32 * 1024, dtype=torch.float32) + 5
-    layer = fast.KernelBatchNorm1d(3, momentum=1.0)
-    layer(x)
-    exact = x.double().transpose(0, 1).flatten(1)
-    torch.testing.assert_close(
-        layer.running_var.double(), exact.var(1), rtol=3e-7, atol=0
-    )
-    torch.testing.assert_close(
-        layer.running_mean.double(), exact.mean(1), rtol=3e-7, atol=0
-    )
+@pytest.mark.parametrize("shape", [(2, 3, 32768), (65536, 3)], ids=str)
+def test_long_sums_are_made_in_double_precision(shape):
+    """In float32 the same rounding error, thousands of times, would be seen."""
+    x = torch.full(shape, 1.1)
+    x[::2] *= -1
+    layer, m = KERNEL(3, momentum=1.0), 65536
+    layer(x).backward(torch.full(shape, 1.1))
+    value = torch.tensor(1.1).item()  # as float32 knows it
+    expected = pytest.approx([value**2 * m / (m - 1)] * 3, rel=5e-7)
+    assert layer.running_var.tolist() == expected
+    assert layer.bias.grad.tolist() == pytest.approx([value * m] * 3, rel=5e-7)
 
 
 @pytest.mark.parametrize("shape", [(16, 48, 128), (2048, 48), (3, 24000, 2)], ids=str)
-@pytest.mark.parametrize("training", [True, False])
-def test_several_threads_share_the_channels_and_the_rows(
-    three_threads, shape, training
-):
-    layers = [
-        m(shape[1], dtype=torch.float64).train(training)
-        for m in (fast.KernelBatchNorm1d, nn.BatchNorm1d)
-    ]
-    agree(layers, *normal(2, *shape))
+@MODES
+def test_several_threads_share_channels_and_rows(three_threads, shape, training):
+    agree(pair(shape[1], training), *normal(2, *shape))
 
 
-def test_a_constant_channel_becomes_zero_however_large_it_is():
-    """Rounding makes the difference of two squares negative: no root of that."""
-    x = 10 ** (8 + 4 * torch.rand(64, generator=torch.Generator().manual_seed(0)))
-    assert not fast.KernelBatchNorm1d(64)(x.expand(7, 64).contiguous()).any()
-
-
-def test_a_plain_average_without_a_counter_stays_where_it_is():
-    layers = fast.KernelBatchNorm1d(4, momentum=None), nn.BatchNorm1d(4, momentum=None)
+@pytest.mark.parametrize("counter", [None, torch.tensor(2.0)], ids=str)
+def test_a_plain_average_without_a_counter_or_with_another(counter):
+    layers = pair(4, momentum=None)
     for layer in layers:
-        layer.num_batches_tracked = None
-    agree(layers, *normal(2, 5, 4, dtype=torch.float32))
-    assert not layers[0].running_mean.any()
+        layer.num_batches_tracked = copy.deepcopy(counter)
+    agree(layers, *normal(2, 5, 4))
+    assert layers[0].running_mean.any() == (counter is not None)
 
 
 def test_a_nan_reaches_the_statistics_even_at_momentum_zero():
-    x, dy = normal(2, 5, 4, dtype=torch.float32)
+    x, dy = normal(2, 5, 4)
     x[2, 1] = torch.nan
-    layers = fast.KernelBatchNorm1d(4, momentum=0.0), nn.BatchNorm1d(4, momentum=0.0)
+    layers = pair(4, momentum=0.0)
     agree(layers, x, dy)
     assert layers[0].running_var.isnan().tolist() == [False, True, False, False]
 
 
 @pytest.mark.parametrize("gone", ["weight", "bias"])
-@pytest.mark.parametrize("training", [True, False])
+@MODES
 def test_a_weight_or_a_bias_alone(gone, training):
-    layers = fast.KernelBatchNorm1d(4), nn.BatchNorm1d(4)
+    layers = pair(4, training)
     for layer in layers:
-        setattr(layer.train(training), gone, None)
+        setattr(layer, gone, None)
         nn.init.constant_(next(layer.parameters()), 1.5)
-    agree(layers, *normal(2, 5, 4, dtype=torch.float32))
+    agree(layers, *normal(2, 5, 4))
+    assert layers[0](X[:4, :4].contiguous()).requires_grad  # the input needs none
 
 
 def test_an_update_of_the_counter_is_noticed():
-    layer, w = fast.KernelBatchNorm1d(3), torch.ones((), requires_grad=True)
+    layer, w = KERNEL(3), torch.ones((), requires_grad=True)
     loss = layer.num_batches_tracked * w
     layer(torch.randn(4, 3))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def replaced(layer, name, value):
+    """The layer with another tensor as its parameter or statistic of that name."""
+    setattr(layer, name, nn.Parameter(value) if name in layer._parameters else value)
+    return layer
+
+
+@STATE
+@MODES
+def test_a_state_of_another_dtype_or_length_is_refused(name, training):
+    for wrong in (torch.ones(4, dtype=torch.float64), torch.ones(5), torch.ones(3)):
+        layer = replaced(KERNEL(4), name, wrong).train(training)
+        with pytest.raises(RuntimeError, match="mixed dtype|should contain"):
+            layer(torch.randn(5, 4))
+        assert (getattr(layer, name) == 1).all()
+
+
+@STATE
+@MODES
+def test_a_state_may_lie_anywhere_in_memory(name, training):
+    value, (ours, theirs) = normal(4, 2).abs()[:, 0], pair(4, training)
+    replaced(ours, name, value)
+    replaced(theirs, name, value.contiguous())  # PyTorch 2.13 needs that
+    assert not getattr(ours, name).is_contiguous()
+    agree([ours, theirs], *normal(2, 5, 4))
+
+
+def test_one_value_per_channel_is_refused_where_the_batch_is_all_there_is():
+    layer = KERNEL(4, track_running_stats=False).eval()
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        layer(torch.ones(1, 4))
+
+
+@MODES
+def test_many_gradients_at_once(training):
+    layer = KERNEL(4, dtype=torch.float64).train(training)
+    x, *slopes = normal(4, 5, 4)
+    inputs = [x.requires_grad_(), *layer.parameters()]
+    y = layer(x)
+    grad = functools.partial(torch.autograd.grad, y, inputs, retain_graph=True)
+    many = grad(torch.stack(slopes), is_grads_batched=True)
+    each = zip(*map(grad, slopes), strict=True)
+    torch.testing.assert_close(many, tuple(map(torch.stack, each)))
 
 
 # The fused step
@@ -140,22 +184,15 @@ def check(net, x, y, **options):
     torch.testing.assert_close(*states, rtol=1e-9, atol=1e-11)
 
 
-def perceptron(*sizes, norm=nn.BatchNorm1d):
+def perceptron(*sizes, norm=PYTORCH):
     torch.manual_seed(0)
     return models.mlp(sizes, norm).double()
 
 
-X, Y = normal(20, 6), torch.arange(20) % 3
-
-
-@pytest.mark.parametrize("norm", [nn.BatchNorm1d, None])
-def test_a_layer_of_one_unit_learns(norm):
-    check(perceptron(6, 1, 1, 3, norm=norm), X, Y)
-
-
-@pytest.mark.parametrize("norm", [nn.BatchNorm1d, None])
-def test_several_threads_share_a_long_update(three_threads, norm):
-    check(perceptron(6, 9000, 3, norm=norm), X, Y)  # more values than a thread's share
+@NORMS
+@pytest.mark.parametrize("width", [1, 9000])  # of weights, a thread's share and more
+def test_the_narrowest_and_a_wide_layer_learn(width, norm, three_threads):
+    check(perceptron(6, width, 3, norm=norm), X, Y)
 
 
 @pytest.mark.parametrize("gone", ["weight", "bias"])
@@ -167,15 +204,13 @@ def test_a_norms_weight_or_bias_learns_alone(gone):
     check(net, X, Y)
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm1d, None])
+@NORMS
 def test_autograd_is_told_that_each_parameter_changed(norm):
     net = perceptron(6, 5, 3, norm=norm)
-    before = [p._version for p in net.parameters()]
     step = _steps.FusedStep(net, "sgd", 0.1, 0.0, 0.0, 3)
-    step.rate(1.0)
+    step.lr, before = 0.1, [p._version for p in net.parameters()]
     step(X, Y)
-    after = zip(net.parameters(), before, strict=True)
-    assert all(p._version > version for p, version in after)
+    assert all(p._version > v for p, v in zip(net.parameters(), before, strict=True))
 
 
 def test_equal_logits_count_as_the_first_class():
@@ -187,9 +222,28 @@ def test_equal_logits_count_as_the_first_class():
 
 
 @pytest.mark.parametrize(("value", "name"), [(torch.nan, "nan"), (1e308, "inf")])
-def test_a_loss_that_is_not_finite_is_the_one_of_autograd(value, name):
+def test_a_loss_that_is_not_finite_is_that_of_autograd(value, name):
     net = nn.Sequential(nn.Linear(1, 3)).double()
     net[0].weight.data = torch.tensor([[0.0], [1.0], [-1.0]], dtype=torch.float64)
+    before = flat(net)
     x = torch.full((4, 1), value, dtype=torch.float64)
-    found, _ = taught(net, x, torch.full((4,), 2), smoothing=0.1, steps=1)
-    assert [str(steps[0][0]) for steps in found] == [name] * 2
+    found, nets = taught(net, x, torch.full((4,), 2), smoothing=0.1, steps=1)
+    assert str(found[0][0][0]) == str(found[1][0][0]) == name
+    assert all(torch.equal(flat(n), before) for n in nets)  # no update then
+
+
+def test_relu_lets_nan_through():
+    x = X.where(X.max() > X, torch.nan)
+    found, _ = taught(perceptron(6, 5, 3, norm=None), x, Y, steps=1)
+    assert math.isnan(found[0][0][0]) and math.isnan(found[1][0][0])
+
+
+def test_relu_has_slope_zero_at_zero():
+    net = perceptron(6, 5, 3, norm=None)
+    for p in net.linear1.parameters():
+        nn.init.zeros_(p)
+    check(net, X, Y)
+
+
+def test_a_batch_that_wants_a_gradient_is_taken_all_the_same():
+    check(perceptron(6, 5, 3), X.clone().requires_grad_(), Y)
