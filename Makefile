@@ -11,6 +11,8 @@ TEST := .venv/test
 STRICT := -W -n --keep-going
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := $(TEST)/bin/python -m pytest -p no:randomly -n logical
+# A test that hangs is stopped, named with its stack, and not tried for ever.
+LIMIT := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true --max-worker-restart 1
 export OMP_NUM_THREADS := 1
 
 .PHONY: help book test test-browser notebooks pdf colab serve lint fuzz bench clean
@@ -24,11 +26,11 @@ book: $(BOOK)/.done  ## build the book from the stored outputs, warnings as erro
 	@echo "The book is at _build/html/index.html: open it in a browser, or run \`make serve\`."
 
 test: lint  ## everything that CI runs, except the browser
-	$(PYTEST) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	$(PYTEST) $(LIMIT) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 		--ignore tests/browser tests notebooks
 
 test-browser: book $(TEST)/.browser  ## open every page in a headless Chromium and check it
-	BOOK_HTML=_build/html $(PYTEST) tests/browser
+	BOOK_HTML=_build/html $(PYTEST) $(LIMIT) tests/browser
 
 notebooks: $(TEST)/.done  ## run again the notebooks whose stored outputs are stale
 	$(TEST)/bin/python book/_tools/execute.py $(NOTEBOOKS)
