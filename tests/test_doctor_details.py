@@ -796,17 +796,22 @@ def test_what_is_no_batch_is_refused_by_name(bad, error, words):
         take(bad, torch.device("cpu"))
 
 
-def test_the_iterator_of_persistent_workers_is_left_alone():
-    source = DataLoader(Endless(), 4)
-    source._iterator = mine = object()
-    assert taken(source)[0] == [0] * 8
-    assert source._iterator is mine
-
-
-class Endless(torch.utils.data.IterableDataset):
+class Counting(torch.utils.data.IterableDataset):
     def __iter__(self):
-        while True:
-            yield torch.zeros(2)
+        return iter(torch.arange(30.0)[:, None])
+
+
+def test_a_loader_with_persistent_workers_goes_on_where_it_was():
+    source = DataLoader(Counting(), 3, num_workers=1, persistent_workers=True)
+    in_use = iter(source)
+    next(in_use)
+    take(source, torch.device("cpu"))
+    assert [batch[0].item() for batch in in_use] == list(range(3, 30, 3))
+
+
+def test_a_tuple_of_one_tensor_is_one_batch_and_goes_where_the_model_is():
+    (x,) = take((torch.zeros(3, 2),), torch.device("meta")).inputs
+    assert (x.shape, x.device.type) == ((3, 2), "meta")
 
 
 # ---------------------------------------------------------------- before a norm
