@@ -76,10 +76,7 @@ def _dropout_above(node: fx.Node, root: nn.Module, names) -> tuple[str, float] |
         if isinstance(module, _DROPOUT) and 0 < module.p < 1:
             return names[module], module.p
         if one.op == "call_function" and one.target in _DROPOUTS:
-            rate = one.kwargs.get("p", one.args[1] if len(one.args) > 1 else 0.5)
-            active = one.kwargs.get(
-                "training", one.args[2] if len(one.args) > 2 else True
-            )
+            rate, active = one.kwargs["p"], one.kwargs["training"]  # never by position
             if isinstance(rate, int | float) and 0 < rate < 1 and active is not False:
                 return one.name, rate
         stops = module is not None and (

@@ -1553,3 +1553,50 @@ def test_a_replica_of_a_lazy_norm_is_lazy_with_its_dtype_and_device(dtype, devic
     for buffer in (twin.running_mean, twin.running_var):
         assert torch.nn.parameter.is_lazy(buffer)
         assert (buffer.dtype, buffer.device.type) == (dtype, device)
+
+
+def test_a_norm_may_be_called_by_keyword():
+    model = Called(lambda m, x: m.bn(input=m.fc(x)), fc=nn.Linear(4, 4), bn=used())
+    assert not doctor.examine(model, torch.randn(64, 4)).notes
+
+
+def test_channels_that_are_constant_in_the_data_do_not_contradict():
+    """Pixels at the border, say: the few images looked at leave them white."""
+    x = torch.randn(64, 4) * torch.tensor([1.0, 1.0, 0.0, 0.0])
+    bn = nn.BatchNorm1d(4)
+    bn.num_batches_tracked.fill_(1000)
+    assert "stale-statistics" not in doctor.examine(bn, [x] * 4).codes
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_standard_errors_and_scatter_go_with_the_scale_of_the_data(scale):
+    batches = torch.randn(4, 32, 3).double()
+    one, other = moments_of(*batches), moments_of(*(scale * batches))
+    for power, a, b in zip(
+        (1, 2), one.errors(one.var, 0.1), other.errors(other.var, 0.1)
+    ):
+        torch.testing.assert_close(b, scale**power * a, rtol=1e-5, atol=0)
+    assert other.scatter() == pytest.approx(one.scatter(), rel=1e-5)
+
+
+def test_one_channel_of_one_position_has_no_wrong_axis():
+    bn = nn.BatchNorm1d(1)
+    assert "wrong-axis" not in doctor.examine(bn, torch.randn(64, 1, 1)).codes
+
+
+def test_what_the_backward_computes_again_is_seen_without_grad_too():
+    def forward(m, x):
+        return checkpoint(m.bn, x, use_reentrant=False)
+
+    model = Called(forward, bn=nn.BatchNorm1d(4)).train()
+    x = torch.randn(64, 4, requires_grad=False)
+    with torch.no_grad():
+        assert "recomputed" in doctor.examine(model, x).codes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"), [((0.3,), 1), ((0.3, False), 0), ((0.0, True), 0)]
+)
+def test_dropout_by_position_is_read_from_the_graph(arguments, found):
+    model = Called(lambda m, x: m.bn(F.dropout(x, *arguments)), bn=used())
+    assert len(doctor.examine(model)["dropout-before-norm"]) == found

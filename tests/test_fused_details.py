@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ PYTORCH, KERNEL = nn.BatchNorm1d, fast.KernelBatchNorm1d
 NORMS = pytest.mark.parametrize("norm", [PYTORCH, None])
 STATE = pytest.mark.parametrize("name", list(PYTORCH(1).state_dict())[:4])
 MODES = pytest.mark.parametrize("training", [True, False])
-FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
 @pytest.fixture
@@ -37,7 +35,6 @@ def normal(*shape, dtype=torch.float64, seed=0):
 
 
 def pair(c, training=True, dtype=torch.float64, **options):
-    """The kernel's layer and PyTorch's."""
     return [m(c, dtype=dtype, **options).train(training) for m in (KERNEL, PYTORCH)]
 
 
@@ -56,13 +53,21 @@ X, Y = normal(20, 6), torch.arange(20) % 3
 # The layer
 
 
-@FLOATS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_rows_of_every_length(dtype):
     """A row is read in steps of 16 or 32 values; the rest must not be forgotten."""
     close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
     for length in range(2, 70):
         x, dy = normal(2, 3, 2, length, dtype=dtype, seed=length)
         agree(pair(2, dtype=dtype), 1 + 3 * x, dy, **close)
+
+
+@pytest.mark.parametrize("shape", [(64, 3), (4, 3, 50)], ids=str)
+def test_channels_far_apart_lose_no_digit(shape):
+    x = normal(*shape).float()
+    x[:, 1:] += 1e6
+    exact = PYTORCH(3).double()(x.double())
+    torch.testing.assert_close(KERNEL(3)(x).double(), exact, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32768), (65536, 3)], ids=str)
@@ -121,7 +126,6 @@ def test_an_update_of_the_counter_is_noticed():
 
 
 def replaced(layer, name, value):
-    """The layer with another tensor as its parameter or statistic of that name."""
     setattr(layer, name, nn.Parameter(value) if name in layer._parameters else value)
     return layer
 
@@ -142,7 +146,6 @@ def test_a_state_may_lie_anywhere_in_memory(name, training):
     value, (ours, theirs) = normal(4, 2).abs()[:, 0], pair(4, training)
     replaced(ours, name, value)
     replaced(theirs, name, value.contiguous())  # PyTorch 2.13 needs that
-    assert not getattr(ours, name).is_contiguous()
     agree([ours, theirs], *normal(2, 5, 4))
 
 
@@ -190,9 +193,10 @@ def perceptron(*sizes, norm=PYTORCH):
 
 
 @NORMS
-@pytest.mark.parametrize("width", [1, 9000])  # of weights, a thread's share and more
+@pytest.mark.parametrize("width", [1, 6, 9000])  # of weights, a thread's share and more
 def test_the_narrowest_and_a_wide_layer_learn(width, norm, three_threads):
-    check(perceptron(6, width, 3, norm=norm), X, Y)
+    x = X.clone().requires_grad_()  # which changes nothing
+    check(perceptron(6, width, 3, norm=norm), x, Y)
 
 
 @pytest.mark.parametrize("gone", ["weight", "bias"])
@@ -235,7 +239,7 @@ def test_a_loss_that_is_not_finite_is_that_of_autograd(value, name):
 def test_relu_lets_nan_through():
     x = X.where(X.max() > X, torch.nan)
     found, _ = taught(perceptron(6, 5, 3, norm=None), x, Y, steps=1)
-    assert math.isnan(found[0][0][0]) and math.isnan(found[1][0][0])
+    assert str(found[0][0][0]) == str(found[1][0][0]) == "nan"
 
 
 def test_relu_has_slope_zero_at_zero():
@@ -243,7 +247,3 @@ def test_relu_has_slope_zero_at_zero():
     for p in net.linear1.parameters():
         nn.init.zeros_(p)
     check(net, X, Y)
-
-
-def test_a_batch_that_wants_a_gradient_is_taken_all_the_same():
-    check(perceptron(6, 5, 3), X.clone().requires_grad_(), Y)
