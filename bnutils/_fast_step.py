@@ -34,7 +34,8 @@ std::pair<double, int64_t> cross_entropy(Tensor logits, const Tensor& target, do
       mean += (p[c] - top) / C;
       sum += p[c] = std::exp(p[c] - top);
     }
-    loss += std::log(sum) - (1 - smoothing) * own - smoothing * mean;
+    loss += std::log(sum) - (1 - smoothing) * own;
+    if (smoothing > 0) loss -= smoothing * mean;  // else 0 times an infinite mean
     for (int64_t c = 0; c < C; ++c)
       p[c] = (p[c] / sum - low - (c == y[r] ? 1 - smoothing : 0)) / B;
   }

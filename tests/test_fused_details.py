@@ -236,6 +236,13 @@ def test_a_loss_that_is_not_finite_is_that_of_autograd(value, name):
     assert all(torch.equal(flat(n), before) for n in nets)  # no update then
 
 
+def test_logits_further_apart_than_the_largest_number_have_a_loss_all_the_same():
+    net = nn.Sequential(nn.Linear(1, 3))
+    net[0].weight.data = torch.tensor([[3e38], [-3e38], [0.0]])
+    found, _ = taught(net, torch.ones(4, 1), torch.zeros(4).long(), steps=1)
+    assert found[0][0][0] == found[1][0][0] == 0
+
+
 def test_relu_lets_nan_through():
     x = X.where(X.max() > X, torch.nan)
     found, _ = taught(perceptron(6, 5, 3, norm=None), x, Y, steps=1)

@@ -21,9 +21,7 @@ from torch import distributed, nn
 
 from bnutils import _remote, conformance, data, models, norm, sync, sync_mnist, train
 
-ENDS_WITHIN = (
-    30.0  # seconds from a rank's failure to the end of the job, on a busy machine
-)
+ENDS_WITHIN = 60.0  # seconds from start to end of a job that fails; machines are busy
 SIZES = {"equal": (4, 4, 4), "unequal": (2, 7, 3), "one empty": (5, 0, 7)}
 SIZES |= {"single rows": (1, 1, 1), "all in one": (0, 0, 6)}
 OPTIONS = {
@@ -377,7 +375,7 @@ def interrupted(env, folder, number):
     while not ready.exists() and time.monotonic() < end and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
     return process.returncode, stderr.decode()
 
 
