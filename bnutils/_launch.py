@@ -71,7 +71,8 @@ def process_group(timeout: float = 30.0) -> Iterator[torch.device]:
     Parameters
     ----------
     timeout : float, seconds
-        How long a collective waits for the others before it raises.
+        How long a collective waits for the others before it raises, and at the end the
+        first for the last.
 
     Raises
     ------
@@ -90,6 +91,7 @@ def process_group(timeout: float = 30.0) -> Iterator[torch.device]:
     distributed.init_process_group("nccl" if use_gpu else "gloo", timeout=patience)
     distributed.barrier()  # who left now would break off connections the others still make
     yield device  # after an error, what is left of the group ends with the process
+    distributed.barrier()  # PyTorch 2.4 may wait for ever for one that has left
     distributed.destroy_process_group()
 
 
