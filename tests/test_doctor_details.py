@@ -796,6 +796,19 @@ def test_what_is_no_batch_is_refused_by_name(bad, error, words):
         take(bad, torch.device("cpu"))
 
 
+def test_an_endless_loader_gives_its_first_batches_and_keeps_its_iterator():
+    source = DataLoader(Endless(), 4)
+    source._iterator = mine = object()
+    assert taken(source)[0] == [0] * 8
+    assert source._iterator is mine
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield torch.zeros(2)
+
+
 class Counting(torch.utils.data.IterableDataset):
     def __iter__(self):
         return iter(torch.arange(30.0)[:, None])

@@ -10,7 +10,7 @@ from solutions import judge, solution
 from bnutils import exercises
 from bnutils.norm import BatchNorm1d
 
-HALF = 2.0**-24
+U = 2.0**-24  # unit roundoff of float32
 
 
 def changed(number, change):
@@ -103,7 +103,7 @@ REMARKS = [
     ("04.5", lambda y, x, mask: (x.mean((0, 2)), y[1]), "the mean over all 24"),
     ("04.5", lambda y, x, mask: (y[0][:, None], y[1]), "two channels are two values"),
     ("04.5", lambda y, x, mask: (y[0], 1.5 * y[1]), "which deviations"),
-    ("05.1", lambda y, x: 4.2 * len(x) * HALF * x.abs().sum(), "hides real mistakes"),
+    ("05.1", lambda y, x: 4.2 * len(x) * U * x.abs().sum(), "hides real mistakes"),
     ("06.3", lambda y, *given: (*y, 0), "return two tensors"),
     ("07.2", lambda m, *given: max(2, m - 1), "the std loses"),
     ("10.3", lambda y, *given: (*y, 0), "return two arrays"),
@@ -156,15 +156,15 @@ def test_remark_on_a_class(number, answer, remark):
     assert remark in judge(number, answer)
 
 
-def test_only_dx_of_every_third_gets_the_remark_on_neighbours():
+def test_ghost_batches_of_every_third_row_get_the_remark_on_neighbours():
     def every_third(x, size, eps):
         groups = len(x) // size
-        y = [solution_14_2(x[i::groups], size, eps) for i in range(groups)]
+        y = [ghost(x[i::groups], size, eps) for i in range(groups)]
         return np.stack(y, 1).reshape(x.shape)
 
-    solution_14_2 = solution("14.2")
+    ghost = solution("14.2")
     assert "ghost batches are neighbours" in judge("14.2", every_third)
 
 
 def test_a_bound_may_be_some_times_too_large():
-    assert exercises.check("05.1", lambda x: 3.8 * len(x) * HALF * x.abs().sum())
+    assert exercises.check("05.1", lambda x: 3.8 * len(x) * U * x.abs().sum())
