@@ -23,6 +23,12 @@ def seed_all(seed: int, threads: int | None = None) -> None:
         torch.set_num_threads(threads)
 
 
+def random_numbers_kept() -> contextlib.AbstractContextManager:
+    """PyTorch's random numbers, those of the GPUs too, go on as if none had been drawn."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    return torch.random.fork_rng(list(gpus))
+
+
 def default_device() -> torch.device:
     """Return $BNUTILS_DEVICE if set, else CUDA or MPS if there is one, else the CPU."""
     chosen = os.environ.get("BNUTILS_DEVICE")

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx, nn
 
+from bnutils._context import random_numbers_kept
 from bnutils._fold_trace import CONTAINER, LAYERS, NORMS, graphs_of
 
 __all__ = ["Flow", "survey"]
@@ -51,7 +51,7 @@ def survey(model: nn.Module) -> Flow:
     """
     names = {module: path for path, module in model.named_modules()}
     flow, opaque = Flow(), {}
-    with torch.random.fork_rng(devices=[]):  # a forward may draw numbers
+    with random_numbers_kept():  # a forward may draw numbers
         pieces = graphs_of(model, opaque)
     flow.opaque = {names[module]: error for module, error in opaque.items()}
     found = [_read(graph, root, names) for root, graph in pieces]

@@ -92,7 +92,11 @@ def process_group(timeout: float = 30.0) -> Iterator[torch.device]:
     distributed.barrier()  # who left now would break off connections the others still make
     yield device  # after an error, what is left of the group ends with the process
     distributed.barrier()  # PyTorch 2.4 may wait for ever for one that has left
+    backend = distributed.group.WORLD._get_backend(device)
     distributed.destroy_process_group()
+    del (
+        backend
+    )  # waits for its threads, without the GIL; the group had kept it before 2.8
 
 
 def _end_with_launcher() -> None:

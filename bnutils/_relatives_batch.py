@@ -120,7 +120,7 @@ class BatchRenorm1d(BatchNorm1d):
     @torch.no_grad()
     def correction(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Return r and d, shape (C,), of a batch with these statistics; no gradient."""
-        std = torch.sqrt(self.running_var + self.eps)
+        std = torch.sqrt(self.running_var.to(var) + self.eps)
         r = torch.sqrt(var + self.eps) / std
         d = (mean - self.running_mean) / std
         return r.clamp(1 / self.r_max, self.r_max), d.clamp(-self.d_max, self.d_max)

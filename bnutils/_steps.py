@@ -60,9 +60,11 @@ class FusedStep:
         if kind not in ("sgd", "plain_sgd"):
             _refuse(f"the optimiser 'sgd' or 'plain_sgd', but got {kind!r}")
         layers = list(_blocks(model))
-        outputs = layers[-1][0].out_features
-        if outputs < classes:
-            raise ValueError(f"the model has {outputs} outputs for {classes} classes")
+        self.outputs = layers[-1][0].out_features
+        if self.outputs < classes:
+            raise ValueError(
+                f"the model has {self.outputs} outputs for {classes} classes"
+            )
         kernel = _fast_build.load(build=True)
         if isinstance(kernel, str):
             raise RuntimeError(f"engine 'fused': {kernel}")
@@ -91,7 +93,10 @@ class FusedStep:
                 "Expected more than 1 value per channel when training, but got "
                 + _context.too_small(shape)
             )
-        return self.kernel(x.contiguous(), y.contiguous(), self.lr)
+        loss, hits = self.kernel(x.contiguous(), y.contiguous(), self.lr)
+        if hits < 0:
+            raise ValueError(f"label {y[~hits]} for {self.outputs} classes")
+        return loss, hits
 
 
 def _refuse(what: str) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from bnutils import _checks, _checks_state, _checks_transforms  # noqa: F401
 from bnutils._checks import Mismatch, Pair
+from bnutils._context import random_numbers_kept
 
 __all__ = ["Check", "Report", "compare"]
 
@@ -122,8 +123,8 @@ def compare(cls: type, *, reference: type = nn.BatchNorm1d, seed: int = 0) -> Re
     Report
     """
     results = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with random_numbers_kept():
+        torch.default_generator.manual_seed(seed)
         for name, check in _checks.CHECKS.items():
             detail = _outcome(check, Pair(cls, reference, seed))
             results.append(Check(name, not detail, detail))

@@ -190,9 +190,9 @@ class BatchNorm1d(norm.BatchNorm1d):
         """Whether nothing can be wrong with the input; cheaper than to say what is."""
         if x.dim() not in (2, 3) or x.numel() <= x.size(1) or self.eps <= 0:
             return False
-        c, dtype = x.size(1), x.dtype
+        c, kind = x.size(1), (x.dtype, x.device)
         return (state[2] is None) == (state[3] is None) and all(
-            v is None or (v.dtype == dtype and v.numel() == c) for v in state
+            v is None or ((v.dtype, v.device) == kind and v.numel() == c) for v in state
         )
 
     def _affine(self, x: Tensor) -> Tensor:

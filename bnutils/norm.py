@@ -100,7 +100,8 @@ class BatchNorm1d(nn.Module):
         Input not 2-D or 3-D; one value per channel; eps not positive in training;
         one of the two running statistics missing.
     RuntimeError
-        Wrong number of channels; dtypes of input and parameters do not fit.
+        Wrong number of channels; devices or dtypes of input and parameters do not fit.
+        What PyTorch refuses on the CPU is refused on every device.
     NotImplementedError
         Input that is not floating point.
     """
@@ -159,7 +160,7 @@ class BatchNorm1d(nn.Module):
             mean, var = batch_stats(z)
             if self.training and self.track_running_stats:
                 self._update_running_stats(mean, var, x.numel() // max(x.size(1), 1))
-        y = normalize(z, mean, var, self.weight, self.bias, self.eps)
+        y = normalize(z, mean.to(z), var.to(z), self.weight, self.bias, self.eps)
         return y.to(x.dtype).contiguous()
 
     @torch.no_grad()
@@ -173,7 +174,7 @@ class BatchNorm1d(nn.Module):
             factor = 0.0 if count is None else 1.0 / float(count)
         unbiased = var * (m / (m - 1))  # Bessel's correction, stored only
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.copy_((1 - factor) * running + factor * new)
+            running.copy_((1 - factor) * running.to(new) + factor * new)
 
     def _check_input(self, x: Tensor) -> None:
         """Raise what PyTorch raises for the same mistake, and say what to do."""
@@ -194,7 +195,7 @@ class BatchNorm1d(nn.Module):
                 "it keeps a constant channel from dividing by zero; try 1e-5"
             )
         self._check_channels(x)
-        self._check_dtype(x)
+        self._check_kind(x)
 
     def _state(self) -> dict[str, Tensor]:
         """The parameters and running statistics that a call now would use, by name."""
@@ -214,20 +215,20 @@ class BatchNorm1d(nn.Module):
                     f"the input {tuple(x.shape)} has {x.size(1)} channels in dimension 1"
                 )
 
-    def _check_dtype(self, x: Tensor) -> None:
+    def _check_kind(self, x: Tensor) -> None:
         if not x.is_floating_point():
             raise NotImplementedError(
                 f'"batch_norm" not implemented for {x.dtype}: convert the input to float'
             )
-        half = x.dtype in (torch.float16, torch.bfloat16)
-        if half and {v.dtype for v in self._state().values()} == {torch.float32}:
-            return
-        for name, value in self._state().items():
-            if value.dtype != x.dtype:
-                raise RuntimeError(
-                    f"mixed dtype: the input is {x.dtype} but {name} is {value.dtype}; "
-                    "convert one of them"
-                )
+        state, half = self._state(), x.dtype in (torch.float16, torch.bfloat16)
+        mixture = half and {v.dtype for v in state.values()} == {torch.float32}
+        for name, value in state.items():
+            for what in ("device",) if mixture else ("device", "dtype"):
+                if (theirs := getattr(value, what)) != (its := getattr(x, what)):
+                    raise RuntimeError(
+                        f"mixed {what}: the input is {its} but {name} is {theirs}; "
+                        "convert one of them"
+                    )
 
     def extra_repr(self) -> str:
         """The constructor's arguments, as ``repr`` shows them."""

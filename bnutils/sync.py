@@ -79,7 +79,7 @@ class BatchNorm1d(norm.BatchNorm1d):
         if group is None:
             return super().forward(x)
         # As if of two rows: how many there are in all is known after the exchange.
-        self._check_input(torch.empty((2, *x.shape[1:]), dtype=x.dtype, device="meta"))
+        self._check_input(x.new_empty((2, *x.shape[1:])))
         half = x.dtype in (torch.float16, torch.bfloat16)
         z = x.float() if half else x
         y, _, mean, var, count = Standardize.apply(z, self.eps, group)

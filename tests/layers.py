@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
@@ -11,9 +13,35 @@ from bnutils import norm
 
 STRICT_EPS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
 try:
+    nn.BatchNorm1d(1, eps=0.0).eval()(torch.ones(2, 1))
+except ValueError:  # PyTorch 2.11
+    ZERO_EPS_AS_NOW = False
+else:  # before 2.10 never refused; now in training only, and negative ones
+    ZERO_EPS_AS_NOW = STRICT_EPS
+try:
     nn.BatchNorm1d(1)(torch.ones(2, 1, dtype=torch.long))
 except RuntimeError as error:
     INTEGER_ERROR = type(error)  # PyTorch 2.4: RuntimeError; now its subclass
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@contextmanager
+def by_default_on(device: str) -> Iterator[None]:
+    """Tensors are made on the device unless something else is said."""
+    if device == "cpu":
+        yield
+        return
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+def on_gpu() -> bool:
+    """Whether that device is one."""
+    return torch.get_default_device().type == "cuda"
 
 
 def shuffled(layer: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from layers import STRICT_EPS, as_here, shuffled
+from layers import STRICT_EPS, ZERO_EPS_AS_NOW, as_here, shuffled
 from torch import nn
 
 from bnutils import norm
@@ -556,6 +556,8 @@ CHANGES = {
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
 def test_attributes_set_later_count_as_in_pytorch(change, training):
+    if change == "eps zero" and not (training or ZERO_EPS_AS_NOW):
+        pytest.skip("PyTorch 2.11 refuses it in evaluation as well")
     layers = [layer.train(training) for layer in pair()]
     for layer, (name, value) in itertools.product(layers, CHANGES[change].items()):
         setattr(layer, name, value)
