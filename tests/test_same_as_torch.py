@@ -245,6 +245,20 @@ def test_statistics_that_are_views_of_a_longer_tensor(cls, training):
 
 @each
 @modes
+def test_parameters_that_are_views_of_a_longer_tensor(cls, training):
+    """For (N, C) PyTorch's backward pass takes other numbers: held against packed ones."""
+    layers = pair(cls, training=training)
+    for name in ("weight", "bias"):
+        value = torch.arange(1.0, 7.0).double()[::2]
+        setattr(layers[0], name, nn.Parameter(value))
+        setattr(layers[1], name, nn.Parameter(value.clone()))
+        assert getattr(layers[0], name).stride() == (2,)
+    for shape in ((5, 3), (4, 3, 2)):
+        same_step(layers, torch.randn(shape).double())
+
+
+@each
+@modes
 def test_changes_of_mode_and_requires_grad(cls, training):
     layers = pair(cls, training=not training)
     for layer in layers:
