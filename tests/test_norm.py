@@ -92,6 +92,7 @@ def _seed():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", "Guards may run slower")  # Python 3.13.0
         yield
 
 

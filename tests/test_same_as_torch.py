@@ -103,6 +103,7 @@ def _start(request):
     with by_default_on(request.param), warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", "Guards may run slower")  # Python 3.13.0
         warnings.filterwarnings("ignore", category=FutureWarning)
         yield
 
