@@ -127,6 +127,7 @@ def test_large_inputs_take_another_road_to_the_same_result(cls, monkeypatch):
         found = [gradients(m, 3 * x + 5, dy) for m in layers]
         for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(*(m.state_dict() for m in layers))
 
 
 @KERNEL

@@ -382,9 +382,11 @@ def test_batches_may_lie_anywhere_in_memory():
 
 
 @KERNEL
+@pytest.mark.parametrize("row", [0, 2, 3])
 @pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_that_no_output_stands_for_is_refused(label):
-    x, y = torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, label])
+def test_a_label_that_no_output_stands_for_is_refused(label, row):
+    x, y = torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+    y[row] = label
     with pytest.raises(ValueError, match=f"label {label} for 3 classes"):
         step("fused", perceptron())(x, y)
 

@@ -191,6 +191,16 @@ def strided():
     return net
 
 
+def of_another_length(name):
+    def make():
+        net = models.mlp((6, 5, 3))
+        value = torch.ones(4)
+        setattr(net.norm1, name, value if "running" in name else nn.Parameter(value))
+        return net
+
+    return make
+
+
 def block(*middle):
     return lambda: nn.Sequential(nn.Linear(6, 5), *middle, nn.Linear(5, 3))
 
@@ -209,6 +219,10 @@ MODELS = {
         "nn.Linear as the last layer",
     ),
     "norm too wide": (block(nn.BatchNorm1d(6), nn.ReLU()), "a norm of 5 channels"),
+    **{
+        f"{name} too short": (of_another_length(name), "a norm of 5 channels")
+        for name in ("weight", "bias", "running_mean", "running_var")
+    },
     "one statistic": (half_gone, "both running statistics or none"),
     "shared": (shared, "not shared"),
     "frozen": (frozen, "that all learn"),
