@@ -111,7 +111,7 @@ class BatchRenorm1d(BatchNorm1d):
         mean, var = batch_stats(z)
         r, d = self.correction(mean, var)  # towards the statistics before this batch
         self.num_batches_tracked.add_(1)
-        self._update_running_stats(mean, var, x.numel() // max(x.size(1), 1))
+        self._update_running_stats(mean, var, x.numel() // x.size(1))
         x_hat = normalize(z, mean, var, r, d, self.eps)
         weight, bias = per_channel(self.weight, x), per_channel(self.bias, x)
         y = x_hat if weight is None else x_hat * weight

@@ -13,7 +13,7 @@ def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
     The two passes of chapter 4, each ending in a sum over the ranks; no large squares
     are subtracted. The sums travel in float64, which also keeps the count exact.
     """
-    m = x.numel() // max(x.size(1), 1)  # values per channel, here
+    m = x.numel() // x.size(1)  # values per channel, here
     mean, var = batch_stats(x) if m else x.new_zeros(2, x.size(1))  # not NaN if empty
     mean, var = mean.double(), var.double()  # (C,), of this rank's part
     sums = torch.cat([m * mean, mean.new_tensor([m])])  # (C + 1,)

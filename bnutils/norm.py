@@ -159,7 +159,7 @@ class BatchNorm1d(nn.Module):
         if self.training or mean is None:
             mean, var = batch_stats(z)
             if self.training and self.track_running_stats:
-                self._update_running_stats(mean, var, x.numel() // max(x.size(1), 1))
+                self._update_running_stats(mean, var, x.numel() // x.size(1))
         y = normalize(z, mean.to(z), var.to(z), self.weight, self.bias, self.eps)
         return y.to(x.dtype).contiguous()
 

@@ -260,7 +260,8 @@ class InstanceNorm1d(BatchNorm1d):
         z = widened(x if x.dim() == 3 else x.unsqueeze(0))  # (N, C, L)
         parameters = self.weight, self.bias, self.eps
         if self.track_running_stats and not self.training:
-            y = normalize(z, self.running_mean, self.running_var, *parameters)
+            mean, var = self.running_mean, self.running_var
+            y = normalize(z, mean.to(z), var.to(z), *parameters)
         else:
             y = instance_norm(z, *parameters)
             self._remember(z.detach())
