@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer
 
+from bnutils._context import random_numbers_kept
+
 __all__ = [
     "BATCH_NORMS",
     "is_norm",
@@ -97,18 +99,15 @@ def _same_generator(generator: torch.Generator) -> torch.Generator:
 @contextlib.contextmanager
 def random_states_kept(*owners: object) -> Iterator[None]:
     """Restore the global random states, and those of generators inside the objects given."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     own = [(g, _state_of(g)) for g in _generators(owners)]
     try:
-        yield
+        with random_numbers_kept():
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
         if mps is not None:
             torch.mps.set_rng_state(mps)
         for generator, state in own:

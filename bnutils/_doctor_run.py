@@ -154,9 +154,8 @@ def observe(copy: nn.Module, inputs: list[Tensor], on_first=None) -> dict[str, S
 
 def outputs_of(copy: nn.Module, x: Tensor) -> list[Tensor]:
     """The floating-point tensors among a model's outputs; the same noise in every call."""
-    torch.default_generator.manual_seed(
-        0
-    )  # not manual_seed: it seeds CUDA's future too
+    # Not torch.manual_seed, which seeds CUDA even before it is in use.
+    torch.default_generator.manual_seed(0)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(0)
     leaves = _pytree.tree_leaves(copy(x.clone()))

@@ -94,9 +94,9 @@ def process_group(timeout: float = 30.0) -> Iterator[torch.device]:
     distributed.barrier()  # PyTorch 2.4 may wait for ever for one that has left
     backend = distributed.group.WORLD._get_backend(device)
     distributed.destroy_process_group()
-    del (
-        backend
-    )  # waits for its threads, without the GIL; the group had kept it before 2.8
+    # The last reference: waits for its threads without the GIL, which PyTorch 2.4's group
+    # would hold while they may want it.
+    del backend
 
 
 def _end_with_launcher() -> None:

@@ -44,6 +44,12 @@ def on_gpu() -> bool:
     return torch.get_default_device().type == "cuda"
 
 
+def mixed(of_x: torch.dtype, *of_layer: torch.dtype) -> bool:
+    """Whether PyTorch refuses this mixture of dtypes on the CPU."""
+    half = of_x.itemsize == 2 and set(of_layer) == {torch.float32}
+    return set(of_layer) != {of_x} and not half
+
+
 def shuffled(layer: nn.Module) -> nn.Module:
     """Give every parameter and statistic a value that hides no mistake."""
     with torch.no_grad():

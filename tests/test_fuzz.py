@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from layers import DEVICES, ZERO_EPS_AS_NOW, as_here, by_default_on, on_gpu
+from layers import DEVICES, ZERO_EPS_AS_NOW, as_here, by_default_on, mixed, on_gpu
 from torch import nn
 
 from bnutils import fast, norm
@@ -156,8 +156,7 @@ def batch_step(ours: nn.Module, theirs: nn.Module, options: dict) -> None:
     unfit = x.dtype != dtype or x.size(1) != theirs.num_features
     if unfit and x.numel() == 0:
         return
-    half = x.dtype.itemsize == 2 and dtype == torch.float32
-    if on_gpu() and x.dtype != dtype and not half:
+    if on_gpu() and mixed(x.dtype, dtype):
         return
     before = condition(x, theirs)
     results = [

@@ -248,9 +248,8 @@ def test_samples_of_the_modules_errors(cls, training, device):
                 raised.append(None)  # some samples are errors in training only
             except Exception as error:
                 raised.append(type(error))
-        if (
-            raised[0] is not raised[1]
-        ):  # PyTorch 2.11 refuses eps=0 in evaluation as well
+        if raised[0] is not raised[1]:
+            # PyTorch 2.11 refuses eps=0 in evaluation as well
             assert made.kwargs["eps"] == 0 and not training and not ZERO_EPS_AS_NOW
         seen.append(raised[1])
     assert set(seen) <= {sample.error_type, None}
