@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from bnutils import data, fast, models, train
-from bnutils._torchvision import import_mnist
+from bnutils.data.vision import import_mnist
 
 SIZES = (784, 512, 256, 10)
 GOALS = {"loop": 4.5, "products": 0.6}  # ratios, at two threads

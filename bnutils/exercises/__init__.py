@@ -101,7 +101,7 @@ def check(number: str, answer: Any) -> Verdict:
         return Verdict(number, False, _UNANSWERED)
     import torch  # takes seconds, and the framework itself does without
 
-    from bnutils._context import random_numbers_kept
+    from bnutils._modules import random_numbers_kept
 
     try:
         with random_numbers_kept():

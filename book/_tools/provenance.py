@@ -22,7 +22,7 @@ def code_cells(nb: dict) -> list[str]:
     return ["".join(s) for s in sources]
 
 
-def _module_file(name: str) -> Path | None:
+def module_file(name: str) -> Path | None:
     """File of a module of the package, None for any other name."""
     if name.split(".")[0] != "bnutils":
         return None
@@ -49,7 +49,7 @@ def imports(source: str, package: str = "") -> set[str]:
                 parents = parents[: len(parents) - node.level + 1]
                 base = ".".join([*parents, base]).strip(".")
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return {name for name in found if _module_file(name)}
+    return {name for name in found if module_file(name)}
 
 
 def modules(nb: dict, chapter: str) -> dict[str, Path]:
@@ -59,16 +59,14 @@ def modules(nb: dict, chapter: str) -> dict[str, Path]:
     count as imported by the notebook of that chapter.
     """
     pending = imports("\n".join(code_cells(nb)))
-    if "bnutils.exercises" in pending and _module_file(
-        f"bnutils.exercises.ch{chapter}"
-    ):
+    if "bnutils.exercises" in pending and module_file(f"bnutils.exercises.ch{chapter}"):
         pending.add(f"bnutils.exercises.ch{chapter}")
     done: dict[str, Path] = {}
     while pending:
         name = pending.pop()
         if name in done:
             continue
-        path = done[name] = _module_file(name)
+        path = done[name] = module_file(name)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         pending |= imports(path.read_text("utf8"), package)
         if "." in name:

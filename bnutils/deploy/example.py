@@ -1,0 +1,81 @@
+"""A run on an example: the shapes that batch norms see, and outputs compared."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from bnutils.deploy.obstacles import norms_of
+
+__all__ = ["require_same", "run"]
+
+
+def run(model: nn.Module, args: tuple) -> tuple[dict[str, int], object]:
+    """Number of dimensions that each batch norm sees in one run, and the run's output."""
+    seen: dict[str, int] = {}
+
+    def note(path):
+        def hook(_, inputs):
+            if inputs:  # none where it is called by keyword
+                seen[path] = inputs[0].dim()
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(note(p)) for p, m in norms_of(model).items()]
+    try:
+        with torch.no_grad():
+            return seen, model(*args)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_LOOSE = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-3,
+}  # far above rounding, below a mistake
+
+
+def require_same(before: object, after: object) -> float:
+    """Largest relative difference between two outputs.
+
+    Raises
+    ------
+    ValueError
+        It is larger than rounding can explain.
+    """
+    error = _difference(before, after)
+    allowed = max((_LOOSE.get(t.dtype, 0.1) for t in _tensors(before)), default=0.1)
+    if not error <= allowed:
+        raise ValueError(
+            f"on the example the folded model's outputs differ by {error:.1e} (relative, at "
+            f"most {allowed:.0e} was expected): the data flow that was found is not the one "
+            "that runs, or the outputs are random; use the model unfolded"
+        )
+    return error
+
+
+def _difference(before: object, after: object) -> float:
+    """Largest difference of two outputs, divided by the largest number in the first."""
+    worst = 0.0
+    for a, b in zip(_tensors(before), _tensors(after), strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        a, b = a.double().nan_to_num(), b.double().nan_to_num()
+        gap = float((a - b).abs().max()) if a.numel() else 0.0
+        if gap > 0:
+            size = float(a.abs().max())
+            worst = max(worst, gap / size if size > 0 else float("inf"))
+    return worst
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)

@@ -1,0 +1,172 @@
+"""What the doctor says: findings as data, as text and as a table."""
+
+import html
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bnutils.doctor.texts import TEXTS
+
+__all__ = ["Finding", "Report", "finding"]
+
+_ORDER = ("error", "warning", "note")
+_WIDTH = 88
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or probably wrong, with one module.
+
+    Attributes
+    ----------
+    severity : "error", "warning" or "note"
+        Results are wrong; probably worse than they could be; harmless but worth knowing.
+    code : str
+        Stable name of the kind of finding, such as "stale-statistics".
+    path : str
+        Of the module in ``model.named_modules()``; empty for the model itself.
+    evidence : str
+        What was measured, in words with its number.
+    value : float
+        That number.
+    consequence, remedy : str
+        What follows from it, and what to do.
+    """
+
+    severity: str
+    code: str
+    path: str
+    evidence: str
+    value: float
+    consequence: str
+    remedy: str
+
+
+def finding(
+    code: str, path: str, evidence: str, value: float, severity: str | None = None
+) -> Finding:
+    """Make a finding with the texts that belong to its code."""
+    usual, consequence, remedy = TEXTS[code]
+    given = severity or usual
+    return Finding(given, code, path, evidence, float(value), consequence, remedy)
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """The doctor's findings, worst first: a table in Jupyter, text in a terminal.
+
+    In code: iterate, ``len``, ``report["dead-channels"]`` for the findings of one code;
+    a report is true in a condition if there is any finding.
+
+    Attributes
+    ----------
+    findings : list of Finding
+    norms : int
+        How many batch norms the model has.
+    batches : int
+        How many batches were run through a copy of it.
+    notes : list of str
+        What could not be examined, and why.
+    """
+
+    findings: list[Finding]
+    norms: int
+    batches: int
+    notes: list[str]
+
+    @property
+    def codes(self) -> list[str]:
+        """Codes of the findings, each once, worst first."""
+        return list(dict.fromkeys(f.code for f in self))
+
+    def __iter__(self) -> Iterator[Finding]:
+        """Go through the findings, worst first."""
+        return iter(self.findings)
+
+    def __len__(self) -> int:
+        """Count the findings."""
+        return len(self.findings)
+
+    def __bool__(self) -> bool:
+        """Whether there is any finding."""
+        return bool(self.findings)
+
+    def __getitem__(self, code: str) -> list[Finding]:
+        """Return the findings of one code; KeyError names the codes there can be."""
+        if code not in TEXTS:
+            raise KeyError(f"no code {code!r}; there are: {', '.join(TEXTS)}")
+        return [f for f in self if f.code == code]
+
+    def __str__(self) -> str:
+        """Group the findings by code, with evidence, consequence and remedy."""
+        lines = [self._headline()]
+        for group in self._groups():
+            worst = group[0]
+            lines += _wrapped(
+                f"{worst.severity.upper():8} {worst.code}: ", _paths(group)
+            )
+            lines += _wrapped("  found    ", _evidence(group))
+            lines += _wrapped("  means    ", worst.consequence)
+            lines += _wrapped("  remedy   ", worst.remedy)
+        lines += [line for note in self.notes for line in _wrapped("note: ", note)]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td><b>{g[0].severity}</b><br>"
+            f"<code style='white-space: nowrap'>{g[0].code}</code></td>"
+            f"<td>{_text(_paths(g))}</td><td>{_text(_evidence(g))}</td>"
+            f"<td>{_text(g[0].consequence)}</td><td>{_text(g[0].remedy)}</td></tr>"
+            for g in self._groups()
+        )
+        names = ("finding", "where", "evidence", "consequence", "remedy")
+        head = "".join(f"<th>{name}</th>" for name in names)
+        caption = f"<caption>{_text(self._headline())}</caption>"
+        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        notes = "".join(f"<p>note: {_text(note)}</p>" for note in self.notes)
+        return (table if rows else f"<p>{_text(self._headline())}</p>") + notes
+
+    def _headline(self) -> str:
+        kinds = [(s, sum(f.severity == s for f in self)) for s in _ORDER]
+        counts = ", ".join(_count(n, s) for s, n in kinds if n) or "no finding"
+        seen = f"{_count(self.norms, 'batch norm')}, {_count(self.batches, 'batch')}"
+        return f"{counts} ({seen} examined)"
+
+    def _groups(self) -> list[list[Finding]]:
+        """Findings of the same code and severity, each group by falling value."""
+        groups: dict[tuple[str, str], list[Finding]] = {}
+        for one in self:
+            groups.setdefault((one.severity, one.code), []).append(one)
+        return [sorted(g, key=lambda f: -abs(f.value)) for g in groups.values()]
+
+
+def ordered(findings: list[Finding]) -> list[Finding]:
+    """Worst first; otherwise as found."""
+    return sorted(findings, key=lambda f: _ORDER.index(f.severity))
+
+
+def _paths(group: list[Finding]) -> str:
+    paths = [f.path or "the model" for f in group]
+    rest = len(paths) - 3
+    return ", ".join(paths if rest <= 1 else [*paths[:3], f"and {rest} more"])
+
+
+def _evidence(group: list[Finding]) -> str:
+    same = len({f.evidence for f in group}) == 1
+    where = "" if same else f" ({group[0].path or 'the model'})"
+    return group[0].evidence + where
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "es" if what == "batch" else "s")
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    options = {"subsequent_indent": " " * 11, "break_on_hyphens": False}
+    return textwrap.wrap(head + text, _WIDTH, **options)
+
+
+def _text(words: str) -> str:
+    return html.escape(words)

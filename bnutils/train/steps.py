@@ -1,0 +1,177 @@
+"""One training step of :func:`bnutils.train.fit`: by autograd, or by the fused kernel."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnutils import _modules as _context
+from bnutils import fast, norm
+from bnutils.fast import extension as _fast_build
+from bnutils.train.optim import OPTIMIZERS, make_optimizer
+
+NORMS = {nn.BatchNorm1d, norm.BatchNorm1d, fast.BatchNorm1d}
+NORMS |= {fast.TorchBatchNorm1d, fast.CompileBatchNorm1d, fast.KernelBatchNorm1d}
+
+
+class AutogradStep:
+    """Forward, loss, ``backward()``, optimiser; any model, any optimiser."""
+
+    def __init__(self, model, kind, lr, weight_decay, label_smoothing, classes) -> None:
+        self.model, self.smoothing, self.classes = model, label_smoothing, classes
+        self.optimizer = make_optimizer(kind, model, lr, weight_decay)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+
+    def rate(self, factor: float) -> float:
+        """Set the learning rates for the next step; return the first."""
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        return self.optimizer.param_groups[0]["lr"]
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
+        """Return loss and hits before the update; no update if the loss is not finite."""
+        logits = _context.forward(self.model, x, self.classes)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.smoothing)
+        hits = (logits.detach().argmax(1) == y).sum()
+        found = loss.item(), hits.item()
+        if math.isfinite(found[0]):
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return found
+
+
+class FusedStep:
+    """The same step of a multilayer perceptron in one call of C++, on the CPU.
+
+    Forward and backward passes are the formulas of chapter 3, written out; no graph is
+    made, no ``.grad`` is filled and no hook is called. Agrees with :class:`AutogradStep`
+    to rounding.
+
+    Raises
+    ------
+    ValueError
+        The model, the optimiser or the device is not of the kind that this engine knows.
+    RuntimeError
+        The kernel cannot be compiled here.
+    """
+
+    def __init__(self, model, kind, lr, weight_decay, label_smoothing, classes) -> None:
+        if kind not in ("sgd", "plain_sgd"):
+            _refuse(f"the optimiser 'sgd' or 'plain_sgd', but got {kind!r}")
+        layers = list(_blocks(model))
+        self.outputs = layers[-1][0].out_features
+        if self.outputs < classes:
+            raise ValueError(
+                f"the model has {self.outputs} outputs for {classes} classes"
+            )
+        kernel = _fast_build.load(build=True)
+        if isinstance(kernel, str):
+            raise RuntimeError(f"engine 'fused': {kernel}")
+        momentum = OPTIMIZERS[kind][1].get("momentum", 0.0)
+        self.kernel = kernel.Step(momentum, weight_decay, label_smoothing)
+        for linear, bn in layers:
+            self.kernel.add(linear.weight, linear.bias, *_described(bn))
+        self.inputs, self.dtype = layers[0][0].in_features, layers[0][0].weight.dtype
+        self.normalised, self.peak = any(bn for _, bn in layers), lr
+
+    def rate(self, factor: float) -> float:
+        """Set the learning rate for the next step; return it."""
+        self.lr = self.peak * factor
+        return self.lr
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
+        """Return loss and hits before the update; no update if the loss is not finite."""
+        shape = tuple(x.shape)
+        if x.dim() != 2 or x.size(1) != self.inputs or x.dtype != self.dtype:
+            raise RuntimeError(
+                f"{_context.not_accepted(shape)} and {x.dtype}: "
+                f"engine 'fused' expects (B, {self.inputs}) and {self.dtype}"
+            )
+        if len(x) == 1 and self.normalised:
+            raise ValueError(
+                "Expected more than 1 value per channel when training, but got "
+                + _context.too_small(shape)
+            )
+        loss, hits = self.kernel(x.contiguous(), y.contiguous(), self.lr)
+        if hits < 0:
+            raise ValueError(f"label {y[~hits]} for {self.outputs} classes")
+        return loss, hits
+
+
+def _refuse(what: str) -> None:
+    raise ValueError(f"engine 'fused' needs {what}; use engine='autograd'")
+
+
+def _blocks(model: nn.Module) -> Iterator[tuple[nn.Linear, nn.Module | None]]:
+    """Yield each Linear with its norm; refuse what is not a plain perceptron."""
+    if type(model) is not nn.Sequential or not len(model):
+        _refuse(f"an nn.Sequential as models.mlp makes it, but got {_name(model)}")
+    _check_tensors(model)
+    parts = list(model)
+    while parts:
+        linear = _take(parts, {nn.Linear}, "nn.Linear")
+        bn = parts.pop(0) if parts and type(parts[0]) in NORMS else None
+        _check_fit(linear, bn)
+        if parts or bn is not None:
+            _take(parts, {nn.ReLU}, "nn.ReLU")
+            if not parts:
+                _refuse("nn.Linear as the last layer")
+        yield linear, bn
+
+
+def _take(parts: list[nn.Module], kinds: set[type], name: str) -> nn.Module:
+    if not parts or type(parts[0]) not in kinds:
+        found = _name(parts[0]) if parts else "the end"
+        _refuse(f"blocks of Linear, BatchNorm1d or none, ReLU: {found} is not {name}")
+    return parts.pop(0)
+
+
+def _check_fit(linear: nn.Linear, bn: nn.Module | None) -> None:
+    """Refuse a norm whose tensors are not as long as the layer's output is wide."""
+    if bn is None:
+        return
+    state = [bn.weight, bn.bias, bn.running_mean, bn.running_var]
+    sizes = {len(t) for t in state if t is not None} | {bn.num_features}
+    if sizes != {linear.out_features}:
+        _refuse(f"a norm of {linear.out_features} channels after {linear}, not {bn}")
+    if (bn.running_mean is None) != (bn.running_var is None):
+        _refuse("both running statistics or none")
+
+
+def _check_tensors(model: nn.Module) -> None:
+    """Refuse hooks, frozen or shared parameters, other devices, mixed dtypes."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    for module in model.modules():
+        if any(getattr(module, hook) for hook in (*hooks, "_backward_pre_hooks")):
+            _refuse(f"a model without hooks, but {_name(module)} has one")
+    parameters = list(model.parameters())
+    total = sum(len(list(layer.parameters())) for layer in model)
+    if total != len(parameters) or not all(p.requires_grad for p in parameters):
+        _refuse("parameters that all learn and are not shared")
+    floats = [*parameters, *(b for b in model.buffers() if b.is_floating_point())]
+    kinds = {(t.device.type, t.dtype) for t in floats}
+    if kinds not in ({("cpu", torch.float32)}, {("cpu", torch.float64)}):
+        found = ", ".join(sorted(f"{device} {dtype}" for device, dtype in kinds))
+        _refuse(f"float32 or float64 on the CPU (device='cpu'), but found {found}")
+    if not all(t.is_contiguous() for t in floats):
+        _refuse("contiguous parameters")
+
+
+def _described(bn: nn.Module | None) -> tuple:
+    """Return what the kernel needs of a BatchNorm layer, or of none."""
+    if bn is None:
+        return False, None, None, None, None, None, None, 0.0
+    state = (bn.running_mean, bn.running_var, bn.num_batches_tracked)
+    if not bn.track_running_stats:
+        state = (None, None, None)
+    return True, bn.weight, bn.bias, *state, bn.momentum, bn.eps
+
+
+def _name(module: nn.Module) -> str:
+    return type(module).__name__
+
+
+STEPS = {"autograd": AutogradStep, "fused": FusedStep}
