@@ -74,7 +74,10 @@ def test_a_string_that_is_no_docstring_counts():
     [
         ("import a\nimport b", "import b\nimport a"),
         ("from a import b, c", "from a import c\nfrom a import b"),
-        ("def f():\n    import a\n    import b", "def f():\n    import b\n    import a"),
+        (
+            "def f():\n    import a\n    import b",
+            "def f():\n    import b\n    import a",
+        ),
     ],
 )
 def test_the_order_of_neighbouring_imports_does_not_count(one, other):
@@ -170,7 +173,10 @@ def test_a_module_counts_where_it_is_used(package, name, text, counts):
 @pytest.mark.parametrize(
     ("text", "counts"),
     [
-        ('#include <vector>\n/* told */ int sum=1+2;\n\nauto s = "a b"; // end\n', False),
+        (
+            '#include <vector>\n/* told */ int sum=1+2;\n\nauto s = "a b"; // end\n',
+            False,
+        ),
         ('#include <vector>\nint sum = 1 + 3; auto s = "a b";\n', True),
         ('#include <vector>\nint sum = 1 + 2; auto s = "ab";\n', True),
         ('#include <string>\nint sum = 1 + 2; auto s = "a b";\n', True),
@@ -183,4 +189,6 @@ def test_cpp_counts_without_its_comments_and_layout(package, text, counts):
 
 
 def test_a_new_file_of_cpp_counts(package):
-    assert changed_by(package, "kernel/csrc/more.cpp", "int x;", "import bnutils.kernel")
+    assert changed_by(
+        package, "kernel/csrc/more.cpp", "int x;", "import bnutils.kernel"
+    )
