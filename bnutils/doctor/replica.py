@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer
 
-from bnutils._modules import random_numbers_kept
+from bnutils._modules import HOOKS, is_norm, norms_of, random_numbers_kept
 
 __all__ = [
-    "BATCH_NORMS",
     "is_norm",
     "norms_of",
     "random_states_kept",
@@ -21,30 +20,12 @@ __all__ = [
     "unwrap",
 ]
 
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
-_INSTANCE_NORMS = nn.modules.instancenorm._InstanceNorm
-_LIKE = ("num_features", "eps", "momentum", "track_running_stats", "running_mean")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-_HOOKS += ("_backward_pre_hooks",)
 _GENERATORS = (
     torch.Generator,
     np.random.Generator,
     np.random.RandomState,
     random.Random,
 )
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a batch norm of PyTorch's or one with the same attributes."""
-    if isinstance(module, _INSTANCE_NORMS):
-        return False
-    alike = all(hasattr(module, name) for name in (*_LIKE, "running_var"))
-    return isinstance(module, BATCH_NORMS) or alike
-
-
-def norms_of(model: nn.Module) -> dict[str, nn.Module]:
-    """The batch norms of a model by path, each once."""
-    return {path: m for path, m in model.named_modules() if is_norm(m)}
 
 
 def unwrap(model: nn.Module) -> tuple[str, nn.Module]:
@@ -79,7 +60,7 @@ def replica(model: nn.Module) -> nn.Module:
                 memo[id(value)] = value.detach().clone()
     twin = copy.deepcopy(model, memo)
     for module in twin.modules():
-        for name in _HOOKS:
+        for name in HOOKS:
             hooks = getattr(module, name)
             for key in [k for k, hook in hooks.items() if not _from_torch(hook)]:
                 del hooks[key]

@@ -1135,8 +1135,10 @@ def test_pooled_sequences_are_examined_without_a_warning():
 
 def test_what_counts_as_a_batch_norm():
     class Alike(nn.Module):
-        num_features, eps, momentum, track_running_stats = 4, 1e-5, 0.1, True
-        running_mean, running_var = torch.zeros(4), torch.ones(4)
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("running_mean", None)
+            self.register_buffer("running_var", None)
 
     class Unlike(nn.Module):
         running_mean, running_var = torch.zeros(4), torch.ones(4)
