@@ -95,19 +95,18 @@ class BatchNorm1d(norm.BatchNorm1d):
         self._check_input(x.new_empty((2, *x.shape[1:])))
         half = x.dtype in (torch.float16, torch.bfloat16)
         z = x.float() if half else x
-        y, _, mean, var, count = Standardize.apply(z, self.eps, group)
+        x_hat, _, mean, var, count = Standardize.apply(z, self.eps, group)
         if self.track_running_stats:
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
             self._update_running_stats(mean, var, count)
-        if self.weight is None:
-            y = (
-                y.clone()
-            )  # the first is saved for backward; this may be changed in place
-        else:
+        y = x_hat
+        if self.weight is not None:
             y = y * per_channel(self.weight, x)
         if self.bias is not None:
             y = y + per_channel(self.bias, x)
+        if y is x_hat:
+            y = y.clone()  # x_hat is saved for backward; y may be changed in place
         return y.to(x.dtype).contiguous()
 
     def _group(self):

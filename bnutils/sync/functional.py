@@ -1,7 +1,8 @@
 """The mathematics of synchronised batch norm: chapters 3 and 4, with sums over all ranks.
 
-In the order of chapter 15: the statistics of the whole batch, the function that normalises
-by them with its gradient, and the sum over the ranks that this gradient needs.
+In the order of chapter 15: the statistics of the whole batch; the gradient, whose sums run
+over all ranks too; both as one function for autograd; and a sum over the ranks that autograd
+can go through.
 """
 
 import torch
@@ -10,7 +11,13 @@ from torch.autograd import Function
 
 from bnutils.norm import batch_stats
 
-__all__ = ["AllSum", "Standardize", "per_channel", "whole_batch_stats"]
+__all__ = [
+    "AllSum",
+    "Standardize",
+    "per_channel",
+    "whole_batch_gradient",
+    "whole_batch_stats",
+]
 
 
 def per_channel(value: Tensor, x: Tensor) -> Tensor:
@@ -59,6 +66,38 @@ def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
     return whole_mean.to(x.dtype), (squares / sums[-1]).to(x.dtype), count
 
 
+def whole_batch_gradient(
+    g: Tensor, g_rstd: Tensor | None, x_hat: Tensor, rstd: Tensor, group, count: int
+) -> Tensor:
+    """Gradient with respect to this rank's x: chapter 3's, its two means over all ranks.
+
+    Parameters
+    ----------
+    g : Tensor, shape (N, C) or (N, C, L)
+        Gradient with respect to ``x_hat``, of the sum of all ranks' losses.
+    g_rstd : Tensor, shape (C,), or None
+        Gradient with respect to ``rstd``: None on every rank, or on none.
+    x_hat : Tensor, of the shape of ``g``
+    rstd : Tensor, shape (C,)
+        1/std, of the whole batch.
+    group : ProcessGroup
+    count : int
+        Values per channel, on all ranks together.
+    """
+    dims = (0, *range(2, g.dim()))
+    sums = [g.sum(dims), (g * x_hat).sum(dims)]  # (C,) each, of this rank's part
+    if g_rstd is not None:  # only when a gradient is differentiated again
+        sums.append(g_rstd)
+    # The count is 0 if no rank has data; then there is nothing to divide either.
+    means = AllSum.apply(torch.stack(sums), group) / max(count, 1)
+    mean_g, mean_gx = per_channel(means[0], g), per_channel(means[1], g)
+    r = per_channel(rstd, g)
+    dx = r * (g - mean_g - x_hat * mean_gx)
+    if g_rstd is not None:
+        dx = dx - x_hat * r.square() * per_channel(means[2], g)
+    return dx
+
+
 class Standardize(Function):
     """Normalise by the statistics of the batch that all ranks hold together.
 
@@ -81,20 +120,11 @@ class Standardize(Function):
 
     @staticmethod
     def backward(ctx, g, g_rstd, *_):
-        """The closed form of chapter 3, with its two sums taken over all ranks."""
+        """Return the gradient of x; eps and the group have none."""
         x_hat, rstd = ctx.saved_tensors
-        if g is None:
+        if g is None:  # nothing but 1/std was used
             g = torch.zeros_like(x_hat)
-        dims = (0, *range(2, x_hat.dim()))
-        sums = [g.sum(dims), (g * x_hat).sum(dims)]
-        if g_rstd is not None:  # only when a gradient is differentiated again
-            sums.append(g_rstd)
-        # (2, C) or (3, C); the count is 0 if no rank has data
-        means = AllSum.apply(torch.stack(sums), ctx.group) / max(ctx.count, 1)
-        r = per_channel(rstd, g)
-        dx = r * (g - per_channel(means[0], g) - x_hat * per_channel(means[1], g))
-        if g_rstd is not None:
-            dx = dx - x_hat * r.square() * per_channel(means[2], g)
+        dx = whole_batch_gradient(g, g_rstd, x_hat, rstd, ctx.group, ctx.count)
         return dx, None, None
 
 
