@@ -14,12 +14,13 @@ The environment is that of ``torchrun``, whose own launcher (``start_processes``
 ``torch.distributed.elastic``) does not fit into a notebook: it replaces the handlers of
 four signals, Ctrl-C's among them, and does not put them back; in PyTorch 2.4 it fails
 outside of the main thread; it warns on stderr; and it waits 30 s for a process that is
-stopped. Of that package we take how a traceback travels: ``record`` and
-``ProcessFailure``.
+stopped. Of that package we take how a traceback travels: its ``record`` writes it into a
+file, as JSON.
 """
 
 import contextlib
 import datetime
+import json
 import os
 import pickle
 import runpy
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,6 @@ import cloudpickle
 import psutil
 import torch
 from torch import distributed
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 # After a first failure the other ranks get so many seconds to fail too, and to say of what.
 GRACE = 3.0
@@ -52,8 +53,8 @@ class LaunchError(RuntimeError):
     Attributes
     ----------
     exit_codes : dict of int to int
-        Of the ranks that failed by themselves; minus the signal's number for a rank
-        killed by one (-9: killed). The launcher ended the others.
+        Of the ranks that failed by themselves: 1 for an exception; minus the signal's
+        number for a rank killed by one (-9: killed). The launcher ended the others.
     stdout, stderr : str
         All that the processes wrote, rank by rank.
     """
@@ -225,27 +226,49 @@ def _ended_well(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False
         )
         shared = _environment(folder, processes, store.port) | env
-        workers: list[subprocess.Popen] = []
+        workers: list[_Worker] = []
         try:
             for rank in range(processes):
                 workers.append(_start(folder, rank, shared))
             in_time = _wait(workers, timeout)
-            codes = [worker.poll() for worker in workers]  # None: still running
+            codes = {worker.rank: worker.code() for worker in workers}
         finally:
             _end(workers)
-        failures = [
-            ProcessFailure(rank, worker.pid, code, str(folder / f"{rank}.error"))
-            for rank, (worker, code) in enumerate(zip(workers, codes, strict=True))
-            if code
-        ]
-        if failures or not in_time:
+            del store  # closes the port, now: an error's traceback keeps this frame
+        failed = {rank: code for rank, code in codes.items() if code}
+        if failed or not in_time:
             late = f"{name} did not end within {timeout:g} s and was stopped"
-            what = f"{name} failed" if in_time else late
+            lines = _describe(f"{name} failed" if in_time else late, workers, failed)
             stdout = _read_all(folder, "stdout", processes)
             stderr = _read_all(folder, "stderr", processes)
-            codes = {failure.local_rank: failure.exitcode for failure in failures}
-            raise LaunchError(_describe(what, failures, stderr), codes, stdout, stderr)
+            if len(lines) == 1:  # no exception told more
+                lines += stderr.strip().splitlines()[-30:]
+            raise LaunchError("\n".join(lines), failed, stdout, stderr)
         yield folder
+
+
+@dataclass
+class _Worker:
+    """A process, and what is known of its end."""
+
+    rank: int
+    process: subprocess.Popen
+    error_file: Path
+
+    def error(self) -> dict | None:
+        """What ``record`` wrote about its exception; None if there was none, or not yet."""
+        try:
+            return json.loads(self.error_file.read_text("utf8"))["message"]
+        except (FileNotFoundError, ValueError):  # ValueError: half of it is written
+            return None
+
+    def code(self) -> int | None:
+        """Its exit code; None while it runs.
+
+        From an exception to the end of a process with gloo's threads seconds can pass:
+        the code is known before.
+        """
+        return 1 if self.error() else self.process.poll()
 
 
 def _environment(folder: Path, processes: int, port: int) -> dict[str, str]:
@@ -270,14 +293,15 @@ def _environment(folder: Path, processes: int, port: int) -> dict[str, str]:
     return env
 
 
-def _start(folder: Path, rank: int, shared: dict[str, str]) -> subprocess.Popen:
+def _start(folder: Path, rank: int, shared: dict[str, str]) -> _Worker:
+    error_file = folder / f"{rank}.error"
     own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    own["TORCHELASTIC_ERROR_FILE"] = str(folder / f"{rank}.error")  # record writes it
+    own["TORCHELASTIC_ERROR_FILE"] = str(error_file)  # where record looks for it
     with (
         open(folder / f"{rank}.stdout", "wb") as stdout,
         open(folder / f"{rank}.stderr", "wb") as stderr,
     ):
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "bnutils.sync.worker", str(folder)],
             env=shared | own,
             stdin=subprocess.PIPE,  # closes when this process ends, however it ends
@@ -285,14 +309,15 @@ def _start(folder: Path, rank: int, shared: dict[str, str]) -> subprocess.Popen:
             stderr=stderr,
             start_new_session=True,  # Ctrl-C is for this process; it kills the others
         )
+    return _Worker(rank, process, error_file)
 
 
-def _wait(workers: list[subprocess.Popen], timeout: float) -> bool:
+def _wait(workers: list[_Worker], timeout: float) -> bool:
     """Wait until all have ended, or one has failed; return False if it takes too long."""
     end = time.monotonic() + timeout
     failed = False
     while time.monotonic() < end:
-        codes = [worker.poll() for worker in workers]
+        codes = [worker.code() for worker in workers]
         if None not in codes:
             return True
         if any(codes) and not failed:
@@ -302,16 +327,16 @@ def _wait(workers: list[subprocess.Popen], timeout: float) -> bool:
     return failed
 
 
-def _end(workers: list[subprocess.Popen]) -> None:
+def _end(workers: list[_Worker]) -> None:
     """Kill the processes and all that they have started, and wait until they are gone."""
-    for worker in workers:
-        if worker.poll() is None:
-            process = psutil.Process(worker.pid)
-            process.suspend()  # so that it starts nothing new
-            kill_descendants(process)
-            worker.kill()
-        worker.stdin.close()
-        worker.wait()
+    for process in [worker.process for worker in workers]:
+        if process.poll() is None:
+            known = psutil.Process(process.pid)
+            known.suspend()  # so that it starts nothing new
+            kill_descendants(known)
+            process.kill()
+        process.stdin.close()
+        process.wait()
 
 
 def kill_descendants(process: psutil.Process) -> None:
@@ -326,24 +351,21 @@ def _read_all(folder: Path, stream: str, processes: int) -> str:
     return "".join(file.read_text("utf8", "replace") for file in files)
 
 
-def _describe(what: str, failures: list[ProcessFailure], stderr: str) -> str:
+def _describe(what: str, workers: list[_Worker], failed: dict[int, int]) -> list[str]:
     """The message of a LaunchError: who failed, and of what; the first in full."""
-    raised = [failure for failure in failures if isinstance(failure.message, dict)]
-    raised.sort(key=lambda failure: Path(failure.error_file).stat().st_mtime_ns)
+    raised = [worker for worker in workers if worker.error()]
+    raised.sort(key=lambda worker: worker.error_file.stat().st_mtime_ns)
     causes = []  # without an exception, and so the reason for those of the others
-    for failure in failures:
-        if failure.exitcode < 0:
-            signal = -failure.exitcode
-            causes.append(f"rank {failure.local_rank} was killed by signal {signal}")
-        elif failure not in raised:
-            code = failure.exitcode
-            causes.append(f"rank {failure.local_rank} ended with exit code {code}")
-    lines = [": ".join([what, *causes])]
-    for failure in raised:
-        first_line = failure.message["message"].splitlines()[0]
-        lines.append(f"[rank{failure.local_rank}]: {first_line}")
+    for rank in sorted(failed.keys() - {worker.rank for worker in raised}):
+        code = failed[rank]
+        killed = f"was killed by signal {-code}"
+        causes.append(
+            f"rank {rank} " + (killed if code < 0 else f"left with code {code}")
+        )
+    lines = [f"{what}: {', '.join(causes)}" if causes else what]
+    for worker in raised:
+        first_line = worker.error()["message"].splitlines()[0]
+        lines.append(f"[rank{worker.rank}]: {first_line}")
     if raised and not causes:
-        lines += ["", raised[0].message["extraInfo"]["py_callstack"].strip()]
-    if not raised:
-        lines += stderr.strip().splitlines()[-30:]
-    return "\n".join(lines)
+        lines += ["", raised[0].error()["extraInfo"]["py_callstack"].strip()]
+    return lines
