@@ -61,7 +61,9 @@ def marked(marker: str) -> list[psutil.Process]:
 
 
 def listening() -> set[int]:
-    connections = psutil.Process().net_connections("tcp")
+    process = psutil.Process()
+    listed = getattr(process, "net_connections", None) or process.connections  # 5.9
+    connections = listed("tcp")
     return {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
 
 
