@@ -187,6 +187,7 @@ def find_remark(
     expected: Any,
     mistakes: Mapping[str, Any] = {},  # only read
     otherwise: str = "",
+    *,
     name: str = "",
     tolerance: float = 1e-6,
 ) -> str | None:

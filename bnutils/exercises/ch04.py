@@ -187,7 +187,7 @@ def masked_stats(answer):
             "the variance divides by all positions": var_right * m / positions,
         }
         off = "which deviations are in your variance?"
-        remark = find_remark(var, var_right, mistakes, off, 1e-4)
+        remark = find_remark(var, var_right, mistakes, off, tolerance=1e-4)
         if remark:
             return f"the mean is right; {remark}"
     return None

@@ -40,7 +40,7 @@ def momentum_for(answer):
         }
         otherwise = f"momentum {alpha:.4g} puts {weight:.1%} on the last k batches"
         right = 1 - 0.05 ** (1 / k)
-        remark = find_remark(alpha, right, mistakes, otherwise, 1e-7)
+        remark = find_remark(alpha, right, mistakes, otherwise, tolerance=1e-7)
         if remark:
             return f"for k = {k}: {remark}"
     return None
@@ -122,7 +122,9 @@ def largest_eps(answer):
         if eps > 0:
             kept = std / (std**2 + eps) ** 0.5
             otherwise = f"eps {eps:.4g} leaves an output std of {kept:.6f}"
-        remark = find_remark(share, 1 / 0.99**2 - 1, mistakes, otherwise, 1e-9)
+        remark = find_remark(
+            share, 1 / 0.99**2 - 1, mistakes, otherwise, tolerance=1e-9
+        )
         if remark:
             return f"for std {std}: {remark}"
     return None

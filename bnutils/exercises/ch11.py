@@ -46,7 +46,7 @@ def speedup(answer):
         "divide the steps, not their positions in the list": 4 / 1,
     }
     otherwise = f"{value:.4g} is not the ratio of the two steps"
-    remark = find_remark(value, 750 / 100, mistakes, otherwise, 1e-9)
+    remark = find_remark(value, 750 / 100, mistakes, otherwise, tolerance=1e-9)
     if remark:
         return remark
     if float(answer(steps, slow, lower)) != 0:
@@ -78,4 +78,4 @@ def bands(answer):
         "the order is 15th, 50th, 85th": sigmoid(z)[::-1],
     }
     off = f"the largest error is {gap(result, sigmoid(z)):.3g}"
-    return find_remark(result, sigmoid(z), mistakes, off, 1e-3)
+    return find_remark(result, sigmoid(z), mistakes, off, tolerance=1e-3)

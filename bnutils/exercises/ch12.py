@@ -61,7 +61,7 @@ def norm_in_balance(answer):
             "the gradient enters squared": (lr * unit / (2 * decay)) ** 0.25,
         }
         otherwise = f"at size {value:.4g} growth and decay do not cancel"
-        remark = find_remark(value, right, mistakes, otherwise, 1e-3)
+        remark = find_remark(value, right, mistakes, otherwise, tolerance=1e-3)
         if remark:
             return f"for η = {lr}, λ = {decay}, gradient {unit} at size 1: {remark}"
     return None

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from bnutils import exercises
-from bnutils.exercises import as_array, close, exercise, gap
+from bnutils.exercises import (
+    as_array,
+    class_of,
+    close,
+    exercise,
+    find_mistake,
+    find_remark,
+    gap,
+    is_tuple_of,
+)
 
 
 @pytest.fixture
@@ -59,6 +68,50 @@ def test_close_needs_the_same_shape_and_gap_says_how_far():
     assert gap([1.0, 2.0], [1.0, 2.5]) == 0.5
     assert gap([1.0], [[1.0]]) == float("inf")
     assert gap([], []) == 0
+
+
+def test_two_mistakes_with_the_same_value_keep_their_remarks():
+    mistakes = {"first": 2.0, "second": 2.0, "third": 3.0}
+    assert find_mistake(2.0, mistakes) == "first"
+    assert find_mistake(3.0, mistakes) == "third"
+    assert find_mistake(4.0, mistakes) is None
+
+
+def test_the_right_result_is_right_even_if_a_mistake_gives_it_too():
+    assert find_remark(2.0, 2.0, {"that is a mistake": 2.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mistakes": {"twice": 2.0}, "otherwise": "no"}, "twice"),
+        ({"otherwise": "no"}, "no"),
+        ({}, "off by 1"),
+        ({"name": "the mean"}, "the mean is off by 1"),
+        ({"tolerance": 0.6}, None),
+    ],
+)
+def test_the_remark_on_another_result(options, words):
+    assert find_remark(2.0, 1.0, **options) == words
+
+
+def test_the_remark_on_another_shape_says_both():
+    words = "the shape of the mean is (1, 2), but should be (2,)"
+    assert find_remark([[1, 2]], [1, 2], name="the mean") == words
+    assert "the result is (), but should be (2,)" in find_remark(1.0, [1, 2])
+
+
+def test_parts_and_classes_are_recognised():
+    assert is_tuple_of(2, (1, 2)) and is_tuple_of(2, [1, 2])
+    assert not is_tuple_of(2, (1, 2, 3)) and not is_tuple_of(2, np.ones(2))
+    assert class_of(int) is int and class_of(3) is None and class_of(len) is None
+
+
+def test_a_class_that_is_handed_over_comes_to_the_checker_as_one(monkeypatch):
+    monkeypatch.setattr(exercises, "_CHECKERS", {})
+    exercise("99.1")(lambda answer: None if class_of(answer) is int else "which class?")
+    assert exercises.check("99.1", int)
+    assert not exercises.check("99.1", 3)
 
 
 def test_as_array_detaches_tensors_and_copies():
