@@ -120,18 +120,19 @@ def run(
     """
     results = Results(_checked(settings))
     total = len(results.settings)
-    with _watching_ctrl_c() as ctrl_c, bar(total, progress, "run") as advance:
-        try:
-            for setting in results.settings:
-                value = function(*setting)
-                # fit() turns Ctrl-C into a note and returns half a training: no result.
-                if ctrl_c.pressed:
-                    break
-                results[setting] = value
-                advance()
-        except KeyboardInterrupt:
-            results.interrupted = True
-    if results.interrupted or len(results) < total:
+    with (
+        _watching_ctrl_c() as ctrl_c,
+        bar(total, progress, "run") as advance,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        for setting in results.settings:
+            value = function(*setting)
+            # fit() turns Ctrl-C into a note and returns half a training: that is no result.
+            if ctrl_c.pressed:
+                break
+            results[setting] = value
+            advance()
+    if len(results) < total:
         results.interrupted = True
         results.note = f"interrupted after {len(results)} of {total} runs"
         warnings.warn(results.note, stacklevel=2)

@@ -28,9 +28,9 @@ def test_runs_each_setting_once_in_order():
 
 
 def test_array_has_the_shape_of_the_grid_and_of_one_result():
-    results = sweep.run(lambda r, s: (r, s), GRID, progress=False)
+    results = sweep.run(lambda r, s: (int(r), s), GRID, progress=False)
     array = results.array((0.1, 1.0), (1, 2, 3))
-    assert array.shape == (2, 3, 2)
+    assert array.shape == (2, 3, 2) and array.dtype == float
     assert array[1, 2].tolist() == [1.0, 3.0]
     assert results.array((1.0,), (3, 1))[0, :, 1].tolist() == [3.0, 1.0]
 
