@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["bar"]
+__all__ = ["bar", "is_open"]
 
 
 class _Bar:
@@ -83,6 +83,11 @@ def bar(
             yield shown.advance
         finally:
             _OPEN.reset(token)
+
+
+def is_open() -> bool:
+    """Whether this call is part of a longer one that has a bar, shown or not."""
+    return _OPEN.get() is not None
 
 
 def _is_watched() -> bool:

@@ -22,6 +22,7 @@ solution is run without being asked.
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -122,7 +123,21 @@ def check(number: str, answer: Any) -> Verdict:
         remark = _UNANSWERED
     except Exception as error:
         remark = f"your answer raised {type(error).__name__}: {error}"
+        remark += _line_of(error, answer)
     return Verdict(number, remark is None, remark or "right")
+
+
+def _line_of(error: Exception, answer: Any) -> str:
+    """Say in which line of the learner's file or cell an error came up, if in any."""
+    functions = [
+        answer,
+        *getattr(answer, "__dict__", {}).values(),
+    ]  # a class has methods
+    files = {f.__code__.co_filename for f in functions if hasattr(f, "__code__")}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in files and frame.line:
+            return f", in the line `{frame.line.strip()}`"
+    return ""
 
 
 class _Unanswered(Exception):

@@ -9,6 +9,7 @@ Behind it: ``loop`` (what a run does, step by step, and what it records), ``step
 by autograd, or as one call of C++, chapter 16), ``optim`` (optimisers and schedules by name).
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from bnutils import _modules
 from bnutils._modules import default_device, seed_all
 from bnutils.data import Dataset, number_of_batches
-from bnutils.progress import bar
+from bnutils.progress import bar, is_open
 from bnutils.train.loop import History, Score, evaluate, run
 from bnutils.train.optim import make_schedule, onecycle
 from bnutils.train.steps import STEPS
@@ -107,9 +108,9 @@ def fit(
     -------
     History
         After Ctrl-C (in Jupyter: the stop button), or a loss that is not finite, what was
-        recorded until then, marked ``interrupted`` or ``diverged``. A diverged run makes no
-        further update, and is evaluated as it stands. For many trainings in a cell use
-        :func:`bnutils.sweep.run`, which a single stop ends.
+        recorded until then, marked ``interrupted`` (with a warning) or ``diverged``. A
+        diverged run makes no further update, and is evaluated as it stands. For many
+        trainings in a cell use :func:`bnutils.sweep.run`, which a single stop ends.
 
     Raises
     ------
@@ -127,6 +128,7 @@ def fit(
     factor = make_schedule(schedule)
     total = epochs * number_of_batches(data.train, batch_size, drop_last)
     classes = int(data.train.y.max()) + 1
+    is_alone = not is_open()  # a sweep has a message of its own
     with _modules.setting(model, device, threads) as chosen:
         take_step = STEPS[engine](
             model, optimizer, lr, weight_decay, label_smoothing, classes
@@ -141,7 +143,7 @@ def fit(
             )
 
         with bar(total, progress) as advance:
-            return run(
+            history = run(
                 model,
                 take_step,
                 one_pass,
@@ -152,3 +154,7 @@ def fit(
                 on_step=on_step,
                 advance=advance,
             )
+    if history.interrupted and is_alone:
+        kept = "the model and the history are as they were then"
+        warnings.warn(f"training {history.note}: {kept}", stacklevel=2)
+    return history

@@ -49,9 +49,29 @@ def test_skeleton_counts_as_unanswered(double, answer):
 
 
 def test_answer_that_raises_is_wrong_and_its_error_is_shown(double):
-    verdict = exercises.check("99.1", lambda x: x / 0)
+    def answer(x):
+        x = int(x)
+        return x / 0
+
+    verdict = exercises.check("99.1", answer)
     assert not verdict
-    assert "ZeroDivisionError" in verdict.remark
+    assert verdict.remark == (
+        "your answer raised ZeroDivisionError: division by zero, "
+        "in the line `return x / 0`"
+    )
+    assert "in the line" not in exercises.check("99.1", [].index).remark  # it has none
+
+
+def test_an_error_in_a_method_of_a_class_is_shown_with_its_line(monkeypatch):
+    monkeypatch.setattr(exercises, "_CHECKERS", {})
+    exercise("99.1")(lambda kind: kind().method())
+
+    class Answer:
+        def method(self):
+            raise ValueError("mine")
+
+    words = 'ValueError: mine, in the line `raise ValueError("mine")`'
+    assert words in exercises.check("99.1", Answer).remark
 
 
 def test_unknown_number_names_the_known_ones(double):

@@ -123,7 +123,8 @@ def test_ctrl_c_returns_the_history_so_far(net, toy):
         if step == 4:
             signal.raise_signal(signal.SIGINT)
 
-    h = train.fit(net, toy, epochs=5, batch_size=30, on_step=on_step)
+    with pytest.warns(UserWarning, match="training interrupted after step 4 of 15: "):
+        h = train.fit(net, toy, epochs=5, batch_size=30, on_step=on_step)
     assert h.interrupted and not h.diverged
     assert len(h.loss) == len(h.accuracy) == len(h.lr) == 4
     assert len(h.valid_loss) == 1
@@ -135,6 +136,7 @@ def test_ctrl_c_in_the_middle_of_a_record_leaves_whole_steps(net, toy):
         history.loss.append(0.5)  # the next step's, whose accuracy and rate do not come
         raise KeyboardInterrupt
 
-    h = train.fit(net, toy, batch_size=30, on_step=half_a_record)
+    with pytest.warns(UserWarning, match="after step 1 of 6"):
+        h = train.fit(net, toy, batch_size=30, on_step=half_a_record)
     assert h.interrupted and len(h.loss) == len(h.accuracy) == len(h.lr) == 1
     assert h.loss != [0.5] and h.note == "interrupted after step 1 of 6"

@@ -69,6 +69,7 @@ def drawn(monkeypatch) -> list:
 
         def update(self, n=1):
             super().update(n)
+            assert "%" in str(self) and "<" in str(self)  # it knows the end
             bars[-1].append((self.desc, round(self.n, 6)))
 
     monkeypatch.setitem(sys.modules, "tqdm.auto", SimpleNamespace(tqdm=Recorder))
