@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = sorted(p.stem for p in (ROOT / "bnutils").glob("*.py") if p.stem[0] != "_")
-WITHOUT_TORCH = {"arrays", "exercises", "plot", "sweep"}
+WITHOUT_TORCH = {"arrays", "exercises", "plot", "progress", "sweep"}
 # Costly, and needed by a few functions only, which import them when called.
 LAZY = {"IPython", "PIL", "matplotlib", "sklearn", "scipy", "pandas", "torchvision"}
 LAZY |= {"torch._dynamo", "torch._inductor", "torch.testing", "tqdm.auto"}
