@@ -5,8 +5,7 @@ import operator
 from torch import fx, nn
 from torch.nn import functional as F
 
-from bnutils.deploy.flow import survey
-from bnutils.deploy.graph import LAYERS, graphs_of
+from bnutils.deploy.graph import LAYERS, graphs_of, survey
 from bnutils.doctor.replica import is_norm
 
 __all__ = ["LAYERS", "Map", "read"]
