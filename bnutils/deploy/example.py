@@ -5,35 +5,38 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from bnutils.deploy.obstacles import norms_of
+from bnutils._modules import norms_of
 
 __all__ = ["require_same", "run"]
+
+# What rounding may change at most, relative to the largest output: far above rounding,
+# far below a mistake. Other dtypes have so few digits that 0.1 is allowed.
+_ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-3}
+_ALLOWED_ELSE = 0.1
 
 
 def run(model: nn.Module, args: tuple) -> tuple[dict[str, int], object]:
     """Number of dimensions that each batch norm sees in one run, and the run's output."""
     seen: dict[str, int] = {}
 
-    def note(path):
-        def hook(_, inputs):
-            if inputs:  # none where it is called by keyword
+    def recorder(path: str):
+        def note(module: nn.Module, inputs: tuple) -> None:
+            if inputs:  # empty where it is called by keyword
                 seen[path] = inputs[0].dim()
 
-        return hook
+        return note
 
-    handles = [m.register_forward_pre_hook(note(p)) for p, m in norms_of(model).items()]
+    handles = [
+        norm.register_forward_pre_hook(recorder(path))
+        for path, norm in norms_of(model).items()
+    ]
     try:
         with torch.no_grad():
-            return seen, model(*args)
+            output = model(*args)
     finally:
         for handle in handles:
             handle.remove()
-
-
-_LOOSE = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-3,
-}  # far above rounding, below a mistake
+    return seen, output
 
 
 def require_same(before: object, after: object) -> float:
@@ -45,7 +48,8 @@ def require_same(before: object, after: object) -> float:
         It is larger than rounding can explain.
     """
     error = _difference(before, after)
-    allowed = max((_LOOSE.get(t.dtype, 0.1) for t in _tensors(before)), default=0.1)
+    limits = [_ALLOWED.get(t.dtype, _ALLOWED_ELSE) for t in _tensors(before)]
+    allowed = max(limits, default=_ALLOWED_ELSE)
     if not error <= allowed:
         raise ValueError(
             f"on the example the folded model's outputs differ by {error:.1e} (relative, at "

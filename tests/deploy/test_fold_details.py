@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bnutils import deploy
-from bnutils.deploy import example as _fold_example
+from bnutils.deploy import example
 
 
 @pytest.fixture(autouse=True)
@@ -149,15 +149,15 @@ def test_the_example_runs_without_a_graph():
 def test_error_is_the_largest_difference_over_the_largest_output(before, after, error):
     before, after = torch.tensor(before), torch.tensor(after)
     if error <= 1e-3:
-        assert _fold_example.require_same(before, after) == error
-        assert _fold_example.require_same([before], [after]) == error
+        assert example.require_same(before, after) == error
+        assert example.require_same([before], [after]) == error
         assert (
-            _fold_example.require_same((0, {"y": before}), (0, {"y": after})) == error
+            example.require_same((0, {"y": before}), (0, {"y": after})) == error
         )
     else:
         for a, b in ((before, after), ([before], [after])):
             with pytest.raises(ValueError, match=f"differ by {error:.1e}"):
-                _fold_example.require_same(a, b)
+                example.require_same(a, b)
 
 
 @pytest.mark.parametrize(
@@ -171,19 +171,19 @@ def test_error_is_the_largest_difference_over_the_largest_output(before, after, 
 )
 def test_what_rounding_may_change_depends_on_the_dtype(dtype, fine, wrong):
     one = torch.ones(2, dtype=dtype)
-    assert _fold_example.require_same(one, one - fine) == fine
+    assert example.require_same(one, one - fine) == fine
     for sign in (1, -1):
         with pytest.raises(ValueError, match="unfolded"):
-            _fold_example.require_same(one, one + sign * wrong)
+            example.require_same(one, one + sign * wrong)
 
 
 def test_the_loosest_of_several_dtypes_and_the_largest_difference_count():
     fine, coarse = torch.ones(1, dtype=torch.float64), torch.ones(1)
     after = {"a": fine, "b": (coarse + 2**-11,), "c": fine}
     before = {"a": fine, "b": (coarse,), "c": fine}
-    assert _fold_example.require_same(before, after) == 2**-11
+    assert example.require_same(before, after) == 2**-11
     with pytest.raises(ValueError, match="differ by"):
-        _fold_example.require_same(before, {**after, "a": fine + 1})
+        example.require_same(before, {**after, "a": fine + 1})
 
 
 @pytest.mark.parametrize(
@@ -198,15 +198,15 @@ def test_the_loosest_of_several_dtypes_and_the_largest_difference_count():
 )
 def test_outputs_that_no_ratio_compares_are_different(before, after):
     with pytest.raises(ValueError, match="differ by inf|argument 2"):
-        _fold_example.require_same(before, after)
+        example.require_same(before, after)
 
 
 def test_outputs_that_are_no_floats_are_compared_too():
     yes, no = torch.tensor([True, False]), torch.tensor([False, False])
-    assert _fold_example.require_same(yes, yes) == 0
+    assert example.require_same(yes, yes) == 0
     with pytest.raises(ValueError, match="differ by 1"):
-        _fold_example.require_same(yes, no)
-    assert _fold_example.require_same(None, None) == 0  # no tensor at all
+        example.require_same(yes, no)
+    assert example.require_same(None, None) == 0  # no tensor at all
 
 
 def test_the_first_module_in_training_mode_is_named_where_no_batch_norm_is():
