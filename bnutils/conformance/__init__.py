@@ -8,10 +8,7 @@ import torch
 from torch import nn
 
 from bnutils._modules import random_numbers_kept
-from bnutils.conformance import checks as _checks
-from bnutils.conformance import checks_state as _checks_state  # noqa: F401
-from bnutils.conformance import checks_transforms as _checks_transforms  # noqa: F401
-from bnutils.conformance.checks import Mismatch, Pair
+from bnutils.conformance.checks import CHECKS, Mismatch, Pair
 
 __all__ = ["Check", "Report", "compare"]
 
@@ -127,7 +124,7 @@ def compare(cls: type, *, reference: type = nn.BatchNorm1d, seed: int = 0) -> Re
     results = []
     with random_numbers_kept():
         torch.default_generator.manual_seed(seed)
-        for name, check in _checks.CHECKS.items():
+        for name, check in CHECKS.items():
             detail = _outcome(check, Pair(cls, reference, seed))
             results.append(Check(name, not detail, detail))
     return Report(cls.__name__, tuple(results))
