@@ -11,10 +11,9 @@ import warnings
 
 import pytest
 import torch
-from layers import DEVICES, ZERO_EPS_AS_NOW, by_default_on
+from layers import ZERO_EPS_AS_NOW
 from torch import nn
-
-from bnutils import fast, norm
+from twins import each
 
 pytest.importorskip("expecttest", reason="PyTorch's samples need expecttest")
 
@@ -24,17 +23,6 @@ with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.testing._internal.common_modules import module_db
 
-KERNEL = pytest.mark.skipif(
-    bool(fast.available("kernel")), reason="no compiler for the kernel"
-)
-each = pytest.mark.parametrize(
-    "cls",
-    [
-        norm.BatchNorm1d,
-        fast.TorchBatchNorm1d,
-        pytest.param(fast.KernelBatchNorm1d, marks=KERNEL),
-    ],
-)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 (MODULE,) = (m for m in module_db if m.module_cls is nn.BatchNorm1d)
@@ -46,13 +34,6 @@ ORDER = {  # of the arguments after the input
     "_batch_norm_with_update": "weight bias mean var momentum eps",
 }
 each_op = pytest.mark.parametrize("name", ORDER)
-
-
-@pytest.fixture(autouse=True, params=DEVICES)
-def device(request):
-    torch.manual_seed(0)
-    with by_default_on(request.param):
-        yield request.param
 
 
 def options_of(name, sample):
