@@ -98,14 +98,17 @@ def gradients(layers: list[nn.Module], x: Tensor, dy: Tensor) -> Iterator[tuple]
 @check("constructor")
 def _constructor(pair: Pair) -> None:
     ours, theirs = (
-        {n: p.default for n, p in inspect.signature(kind).parameters.items()}
-        for kind in (pair.cls, pair.reference)
+        inspect.signature(kind).parameters for kind in (pair.cls, pair.reference)
     )
-    if "bias" not in theirs:  # the reference is older than this argument
-        ours.pop("bias", None)
-    missing = [name for name in theirs if name not in ours]
-    expect("missing arguments", missing, [])
-    expect("defaults", {n: ours[n] for n in theirs}, theirs)
+    wanted = {name: parameter.default for name, parameter in theirs.items()}
+    if any(p.kind is p.VAR_KEYWORD for p in ours.values()):
+        # It passes arguments on, to a class that has to be asked by making a layer.
+        layers = pair.cls(5), pair.reference(5)
+        for name in ("eps", "momentum", "affine", "track_running_stats"):
+            expect(f"default of {name}", *(getattr(layer, name) for layer in layers))
+        return
+    expect("missing arguments", [name for name in wanted if name not in ours], [])
+    expect("defaults", {name: ours[name].default for name in wanted}, wanted)
 
 
 @check("state_dict")
