@@ -14,7 +14,7 @@ import torch
 from layers import STRICT_EPS, on_gpu, shuffled
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
-from twins import FLOATS, agree, each, modes, outcome, pair, same_step, step
+from twins import FLOATS, agree, each, modes, nightly, outcome, pair, same_step, step
 
 from bnutils import fast
 
@@ -127,7 +127,9 @@ CHANGES = {
 
 @each
 @modes
-@pytest.mark.parametrize("when", ["before the first batch", "after a few"])
+@pytest.mark.parametrize(
+    "when", [pytest.param("before the first batch", marks=nightly), "after a few"]
+)
 @pytest.mark.parametrize("change", CHANGES)
 def test_attributes_changed_later(cls, change, when, training):
     for values, track in itertools.product(CHANGES[change], (True, False)):

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from layers import mixed, on_gpu
-from twins import FLOATS, agree, each, modes, outcome, pair, same_step, step
+from twins import FLOATS, agree, each, modes, nightly, outcome, pair, same_step, step
 
 pytestmark = pytest.mark.usefixtures("strict")
 CONTEXTS = {
@@ -63,8 +63,9 @@ MOVES = list(itertools.product((True, False), CONTEXTS))
 
 @each
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_trajectories_under_every_mix_of_modes_and_contexts(cls, momentum):
-    for sequence in itertools.product(MOVES, repeat=3):
+@pytest.mark.parametrize("length", [2, pytest.param(3, marks=nightly)])
+def test_trajectories_under_every_mix_of_modes_and_contexts(cls, length, momentum):
+    for sequence in itertools.product(MOVES, repeat=length):
         layers = pair(cls, momentum=momentum)
         for training, context in sequence:
             x = torch.randn(5, 3).double() * 2 + 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from layers import shuffled
 from torch import nn
-from twins import agree, each, modes, outcome, pair, same_step
+from twins import agree, each, modes, nightly, outcome, pair, same_step
 
 from bnutils import fast
 
@@ -17,6 +17,12 @@ pytestmark = pytest.mark.usefixtures("strict")
 COMPILE = pytest.mark.skipif(
     bool(fast.available("compile")), reason="no compiler for torch.compile"
 )
+
+
+@pytest.fixture
+def fresh():
+    """What was compiled for other tests is forgotten: Dynamo compiles a function 8 times."""
+    torch._dynamo.reset()
 
 
 # torch.func
@@ -71,7 +77,7 @@ TRANSFORMS = {
 
 @each
 @modes
-@pytest.mark.parametrize("track", [True, False])
+@pytest.mark.parametrize("track", [True, pytest.param(False, marks=nightly)])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_transforms(cls, transform, track, training):
     layers = pair(cls, training=training, track_running_stats=track)
@@ -149,7 +155,8 @@ def two_steps(layer, call, xs):
 
 @each
 @modes
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=nightly)])
 @pytest.mark.parametrize("options", [{}, {"momentum": None}], ids=str)
 def test_compiles_in_one_graph(cls, backend, options, training):
     """With momentum=None too, which PyTorch 2.13 refuses for its own layer."""
@@ -163,8 +170,9 @@ def test_compiles_in_one_graph(cls, backend, options, training):
 
 @each
 @modes
-@pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("any_batch", [True, False])
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=nightly)])
+@pytest.mark.parametrize("any_batch", [True, pytest.param(False, marks=nightly)])
 def test_exports(cls, any_batch, strict, training):
     layers = pair(cls, training=training)
     x = torch.randn(5, 3).double()
@@ -209,9 +217,13 @@ def test_scripting_is_left_to_pytorchs_layer(cls):
 @COMPILE
 @pytest.mark.parametrize(
     ("dtype", "options"),
-    [(torch.float32, {}), (torch.float64, {"affine": False, "momentum": None})],
+    [
+        (torch.float32, {}),
+        pytest.param(torch.float64, {"affine": False, "momentum": None}, marks=nightly),
+    ],
     ids=str,
 )
+@pytest.mark.usefixtures("fresh")
 def test_the_compile_gear(dtype, options):
     warnings.simplefilter("ignore")  # inductor's own
     layers = pair(fast.CompileBatchNorm1d, dtype=dtype, **options)
@@ -238,6 +250,7 @@ def test_the_compile_gear(dtype, options):
 @COMPILE
 @each
 @modes
+@pytest.mark.usefixtures("fresh")
 def test_inductor(cls, training):
     warnings.simplefilter("ignore")
     ours, theirs = pair(cls, training=training)

@@ -27,6 +27,7 @@ LAYERS = [
 ]
 each = pytest.mark.parametrize("cls", LAYERS)
 modes = pytest.mark.parametrize("training", [True, False])
+nightly = pytest.mark.nightly
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
