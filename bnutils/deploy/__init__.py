@@ -11,6 +11,19 @@
 """
 
 from bnutils.deploy.folding import FoldedNorm, FoldReport, FoldResult, KeptNorm, fold
-from bnutils.deploy.recalibration import recalibrate
+from bnutils.deploy.recalibration import (
+    RecalibratedNorm,
+    RecalibrationReport,
+    recalibrate,
+)
 
-__all__ = ["FoldReport", "FoldResult", "FoldedNorm", "KeptNorm", "fold", "recalibrate"]
+__all__ = [
+    "FoldReport",
+    "FoldResult",
+    "FoldedNorm",
+    "KeptNorm",
+    "RecalibratedNorm",
+    "RecalibrationReport",
+    "fold",
+    "recalibrate",
+]

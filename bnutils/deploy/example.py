@@ -1,10 +1,11 @@
 """A run on an example: the shapes that batch norms see, and outputs compared."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from bnutils._batches import clone, feed, tensors_in
 from bnutils._modules import norms_of
 
 __all__ = ["require_same", "run"]
@@ -15,7 +16,9 @@ _ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-3}
 _ALLOWED_ELSE = 0.1
 
 
-def run(model: nn.Module, args: tuple) -> tuple[dict[str, int], object]:
+def run(
+    model: nn.Module, example: object, call: Callable | None = None
+) -> tuple[dict[str, int], object]:
     """Number of dimensions that each batch norm sees in one run, and the run's output."""
     seen: dict[str, int] = {}
 
@@ -32,7 +35,8 @@ def run(model: nn.Module, args: tuple) -> tuple[dict[str, int], object]:
     ]
     try:
         with torch.no_grad():
-            output = model(*args)
+            # a copy: a model may write into its input, and the example runs twice
+            output = feed(model, clone(example), call)
     finally:
         for handle in handles:
             handle.remove()
@@ -48,7 +52,7 @@ def require_same(before: object, after: object) -> float:
         It is larger than rounding can explain.
     """
     error = _difference(before, after)
-    limits = [_ALLOWED.get(t.dtype, _ALLOWED_ELSE) for t in _tensors(before)]
+    limits = [_ALLOWED.get(t.dtype, _ALLOWED_ELSE) for t in tensors_in(before)]
     allowed = max(limits, default=_ALLOWED_ELSE)
     if not error <= allowed:
         raise ValueError(
@@ -62,7 +66,7 @@ def require_same(before: object, after: object) -> float:
 def _difference(before: object, after: object) -> float:
     """Largest difference of two outputs, divided by the largest number in the first."""
     worst = 0.0
-    for a, b in zip(_tensors(before), _tensors(after), strict=True):
+    for a, b in zip(tensors_in(before), tensors_in(after), strict=True):
         if a.shape != b.shape:
             return float("inf")
         a, b = a.double().nan_to_num(), b.double().nan_to_num()
@@ -71,15 +75,3 @@ def _difference(before: object, after: object) -> float:
             size = float(a.abs().max())
             worst = max(worst, gap / size if size > 0 else float("inf"))
     return worst
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)

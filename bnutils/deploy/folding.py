@@ -1,6 +1,6 @@
 """Fold the batch norms of a model into the layers before them, and report what was done."""
 
-import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,10 +11,9 @@ from bnutils.deploy.arithmetic import replace
 from bnutils.deploy.example import require_same, run
 from bnutils.deploy.graph import survey
 from bnutils.deploy.obstacles import copied, obstacle, require_ready
+from bnutils.deploy.wording import cut, wrapped
 
 __all__ = ["FoldReport", "FoldResult", "FoldedNorm", "KeptNorm", "fold"]
-
-_SHOWN = 12  # lines of a long list that are printed
 
 
 class FoldedNorm(NamedTuple):
@@ -58,7 +57,7 @@ class FoldReport:
         """Sum up, then list: first the folded ones, then the kept ones by reason."""
         total = len(self.folded) + len(self.kept)
         lines = [f"folded {len(self.folded)} of {total} batch norms"]
-        lines += _cut(
+        lines += cut(
             [
                 f"  {f.norm} ({f.kind}) into {f.layer} ({f.layer_kind})"
                 for f in self.folded
@@ -66,15 +65,12 @@ class FoldReport:
         )
         if self.kept:
             lines.append(f"kept {len(self.kept)}")
-            lines += _cut(self._kept_by_reason())
+            lines += cut(self._kept_by_reason())
         lines += [f"note: {note}" for note in self.notes]
         if self.error is not None:
             size = f"{self.error:.0e}" if self.error else "0"
             lines.append(f"largest difference on the example: {size} (relative)")
-        wrapped = []
-        for line in lines:
-            wrapped += textwrap.wrap(line, 88, subsequent_indent="      ")
-        return "\n".join(wrapped)
+        return wrapped(lines)
 
     def _kept_by_reason(self) -> list[str]:
         """One line for all batch norms of a class that stay for the same reason."""
@@ -96,7 +92,9 @@ class FoldResult(NamedTuple):
     report: FoldReport
 
 
-def fold(model: nn.Module, example: object = None) -> FoldResult:
+def fold(
+    model: nn.Module, example: object = None, *, call: Callable | None = None
+) -> FoldResult:
     """Fold each batch norm into the layer whose output it receives (chapter 13).
 
     Layers are ``Linear``, ``Conv1d`` to ``3d`` and ``ConvTranspose1d`` to ``3d``; batch
@@ -120,8 +118,12 @@ def fold(model: nn.Module, example: object = None) -> FoldResult:
     ----------
     model : nn.Module
         In evaluation mode; it is not changed.
-    example : Tensor or tuple of arguments, optional
-        Run through the model before and after folding; the outputs must agree.
+    example : Tensor or any other batch, optional
+        Run through the model before and after folding; the outputs must agree. It may be
+        what a loader gives: a tensor, (x, y), several inputs in a tuple, a dict whose
+        keys are the names of forward's parameters.
+    call : callable, optional
+        ``call(model, example)`` runs the model where it wants something else.
 
     Returns
     -------
@@ -132,7 +134,8 @@ def fold(model: nn.Module, example: object = None) -> FoldResult:
     Raises
     ------
     TypeError
-        The model is compiled or scripted (fold first), or cannot be copied.
+        The model is compiled or scripted (fold first), or cannot be copied; the example
+        lacks an input that the model needs.
     ValueError
         A module is in training mode; a batch norm has no running statistics (either
         error names it); the outputs on the example differ by more than rounding.
@@ -140,8 +143,9 @@ def fold(model: nn.Module, example: object = None) -> FoldResult:
     require_ready(model)
     folded = copied(model)
     flow = survey(copied(model))  # of another copy, since tracing may leave marks
-    args = example if isinstance(example, tuple) else (example,)
-    ranks, before = ({}, None) if example is None else run(folded, args)
+    ranks, before = {}, None
+    if example is not None:
+        ranks, before = run(folded, example, call)
     done, kept = [], []
     for path, bn in norms_of(folded).items():
         kind = type(bn).__name__
@@ -156,17 +160,9 @@ def fold(model: nn.Module, example: object = None) -> FoldResult:
         replace(folded.get_submodule(pair.layer), folded.get_submodule(pair.norm))
     error = None
     if example is not None:
-        _, after = run(folded, args)
+        _, after = run(folded, example, call)
         error = require_same(before, after)
     return FoldResult(folded, FoldReport(done, kept, flow.notes(), error))
-
-
-def _cut(lines: list[str]) -> list[str]:
-    """The first lines of a long list, and how many more there are."""
-    rest = len(lines) - _SHOWN
-    if rest <= 1:  # a line that says "1 more" saves nothing
-        return lines
-    return [*lines[:_SHOWN], f"  ... and {rest} more"]
 
 
 def _names(paths: list[str]) -> str:

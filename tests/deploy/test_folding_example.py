@@ -21,6 +21,41 @@ def test_an_example_is_compared():
         deploy.fold(inside, data(5, 4))
 
 
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.bn = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, left, right):
+        return self.bn(self.fc(left + right))
+
+
+@pytest.mark.parametrize(
+    ("example", "call"),
+    [
+        ((data(5, 4), data(5, 4)), None),
+        ({"left": data(5, 4), "right": data(5, 4)}, None),
+        ((data(5, 4), data(5, 4), torch.zeros(5)), None),
+        (data(5, 4), lambda model, x: model(x, right=x)),
+    ],
+    ids=["inputs", "names", "inputs and labels", "call"],
+)
+def test_an_example_is_whatever_a_loader_gives(example, call):
+    report = deploy.fold(alive(TwoInputs()), example, call=call).report
+    assert 0 <= report.error < 1e-12
+    assert len(report.folded) == 1
+    with pytest.raises(TypeError, match="needs 2 inputs"):
+        deploy.fold(alive(TwoInputs()), data(5, 4))
+
+
+def test_a_model_that_writes_into_its_input_sees_the_same_example_twice():
+    model = alive(nn.Sequential(nn.Hardtanh(inplace=True), *wide_pair(torch.float64)))
+    x = 3 * data(5, 40)
+    before = x.clone()
+    assert deploy.fold(model, x).report.error < 1e-9
+    assert torch.equal(x, before)
+
+
 def test_the_example_runs_without_a_graph():
     class Looks(nn.Module):
         def forward(self, x):

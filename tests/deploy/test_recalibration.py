@@ -1,4 +1,4 @@
-"""Recalibration replaces running statistics and nothing else."""
+"""Recalibration replaces the running statistics that the batches reach, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def small(kind=nn.BatchNorm1d):
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, norm.BatchNorm1d])
 def test_first_layer_gets_the_average_over_the_batches(kind, batches):
     model = small(kind)
-    assert deploy.recalibrate(model, batches) == 2
+    assert len(deploy.recalibrate(model, batches).changed) == 2
     mean = torch.stack([b.mean(0) for b in batches]).mean(0)
     var = torch.stack([b.var(0) for b in batches]).mean(0)  # unbiased
     torch.testing.assert_close(model[0].running_mean, mean)
@@ -154,7 +154,8 @@ def test_instance_norm_beside_batch_norm_is_left_alone():
     beside = nn.InstanceNorm1d(3, track_running_stats=True)
     before = copy.deepcopy(beside.state_dict())
     model = nn.Sequential(beside, nn.BatchNorm1d(3))
-    assert deploy.recalibrate(model, [torch.randn(4, 3, 5) + 2]) == 1
+    report = deploy.recalibrate(model, [torch.randn(4, 3, 5) + 2])
+    assert [norm.norm for norm in report.norms] == ["1"]
     torch.testing.assert_close(beside.state_dict(), before, rtol=0, atol=0)
     assert model[1].num_batches_tracked == 1
 
@@ -162,7 +163,7 @@ def test_instance_norm_beside_batch_norm_is_left_alone():
 def test_layer_without_running_statistics_beside_one_with_is_left_alone(batches):
     free = nn.BatchNorm1d(4, track_running_stats=False)
     model = nn.Sequential(nn.BatchNorm1d(4), free).double()
-    assert deploy.recalibrate(model, batches) == 1
+    assert [n.norm for n in deploy.recalibrate(model, batches).norms] == ["0"]
     assert (free.training, free.momentum, free.running_mean) == (True, 0.1, None)
 
 
@@ -180,3 +181,236 @@ def test_an_error_on_the_way_restores_statistics_and_modes(batches, error):
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert model.training
     assert model[0].momentum == 0.1
+
+
+def same_state(model, before):
+    torch.testing.assert_close(
+        model.state_dict(), before, rtol=0, atol=0, equal_nan=True
+    )
+
+
+class Branches(nn.Module):
+    """A second branch that only training takes, as an auxiliary head."""
+
+    def __init__(self):
+        super().__init__()
+        self.main, self.other = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.other(x) if self.training else self.main(x)
+
+
+def test_a_norm_that_no_batch_reaches_stays_as_it_was(batches):
+    model = Branches().double()
+    model(batches[0])
+    before = copy.deepcopy(model.other.state_dict())
+    report = deploy.recalibrate(model, batches)
+    same_state(model.other, before)
+    assert [n.norm for n in report.changed] == ["main"]
+    assert [n.norm for n in report.not_reached] == ["other"]
+
+
+def in_evaluation(model):
+    model.train()[2][1].eval()
+
+
+def own_train(model):
+    model[2][1].train = lambda mode=True: model[2][1]
+
+
+def without_momentum(model):
+    model[2][1].momentum = 0.0
+
+
+def without_gradients(model):
+    model[2][1].requires_grad_(False)
+
+
+def without_counter(model):
+    model[2][1].num_batches_tracked = None
+
+
+def untracked(model):
+    model[2][1].track_running_stats = False
+
+
+class KeepsItsMode(nn.BatchNorm1d):
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def own_class(model):
+    model[2][1].__class__ = KeepsItsMode
+
+
+@pytest.mark.parametrize(
+    ("freeze", "reason"),
+    [
+        (in_evaluation, "in evaluation mode inside a model in training mode"),
+        (own_train, "it has a train() of its own"),
+        (own_class, "it has a train() of its own"),
+        (without_momentum, "its momentum is 0"),
+        (without_gradients, "its parameters do not require gradients, others do"),
+        (without_counter, "it counts no batches, so it cannot average over them"),
+        (untracked, "track_running_stats is False"),
+    ],
+)
+def test_frozen_norms_stay_as_they_were_and_the_report_says_why(
+    batches, freeze, reason
+):
+    model = small()
+    model(batches[0])
+    freeze(model)
+    before = copy.deepcopy(model[2].state_dict())
+    report = deploy.recalibrate(model, batches)
+    same_state(model[2], before)
+    assert [n.norm for n in report.changed] == ["0"]
+    assert [(n.norm, n.reason) for n in report.frozen] == [("2.1", reason)]
+
+
+class FrozenBatchNorm(nn.Module):
+    """As torchvision's: four buffers, no momentum."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.ones(4))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x):
+        return x
+
+
+def test_classes_that_never_update_are_frozen(batches):
+    model = nn.Sequential(nn.BatchNorm1d(4), FrozenBatchNorm()).double()
+    (norm,) = deploy.recalibrate(model, batches).frozen
+    assert (norm.kind, norm.reason) == (
+        "FrozenBatchNorm",
+        "its class has no momentum: it never updates",
+    )
+
+
+def test_a_model_without_gradients_at_all_is_not_frozen(batches):
+    """As it is served: nothing learns, so it says nothing about batch norm."""
+    model = small().requires_grad_(False).eval()
+    assert len(deploy.recalibrate(model, batches).changed) == 2
+    plain = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2)).double()
+    assert len(deploy.recalibrate(plain, batches).changed) == 1
+
+
+def test_where_all_are_frozen_or_none_is_reached_it_is_refused(batches):
+    model = nn.Sequential(nn.BatchNorm1d(4, momentum=0.0)).double()
+    with pytest.raises(ValueError, match="every batch norm .*'0': its momentum is 0"):
+        deploy.recalibrate(model, batches)
+    model = nn.Sequential(nn.BatchNorm1d(4)).double()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="reached by the 5 batches"):
+        deploy.recalibrate(model, batches, call=lambda model, x: x)
+    same_state(model, before)
+    with pytest.raises(ValueError, match="'0' has no size yet"):
+        deploy.recalibrate(nn.Sequential(nn.LazyBatchNorm1d()), batches)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_batches_that_are_not_finite_are_refused(batches, bad):
+    model = small()
+    model(batches[0])
+    before = copy.deepcopy(model.state_dict())
+    batches[3][2, 1] = bad
+    with pytest.raises(ValueError, match="batch 3 holds NaN or infinity"):
+        deploy.recalibrate(model, batches)
+    same_state(model, before)
+
+
+def test_numbers_that_overflow_inside_the_model_are_refused():
+    layers = nn.Linear(4, 4), nn.BatchNorm1d(4)
+    model = nn.Sequential(*layers)
+    layers[0].weight.data.fill_(1e38)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="what reaches '1' is not"):
+        deploy.recalibrate(model, [100 * torch.randn(8, 4)])
+    same_state(model, before)
+
+
+class Keeps(nn.Module):
+    """Notes every call of its train()."""
+
+    calls = 0
+
+    def train(self, mode=True):
+        self.calls += 1
+        return super().train(mode)
+
+    def forward(self, x):
+        return x
+
+
+def test_the_models_own_train_is_not_called(batches):
+    model = nn.Sequential(nn.BatchNorm1d(4), Keeps()).double()
+    deploy.recalibrate(model, batches)
+    assert model[1].calls == 0
+    assert not model[0]._forward_pre_hooks
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(4)
+
+    def forward(self, left, right):
+        return self.bn(left + right)
+
+
+def test_batches_come_in_the_forms_in_which_loaders_give_them(batches):
+    expected = small()
+    deploy.recalibrate(expected, batches)
+    labels = torch.zeros(8)
+    for form in ([(x, labels) for x in batches], [[x] for x in batches]):
+        model = small()
+        deploy.recalibrate(model, form)
+        same_state(model, expected.state_dict())
+    pairs = [Pair().double() for _ in range(4)]
+    deploy.recalibrate(pairs[0], [(x, x) for x in batches])
+    deploy.recalibrate(pairs[1], [{"left": x, "right": x} for x in batches])
+    deploy.recalibrate(pairs[2], batches, call=lambda model, x: model(x, right=x))
+    deploy.recalibrate(pairs[3], [(x, x, labels) for x in batches])
+    for model in pairs[1:]:
+        same_state(model, pairs[0].state_dict())
+    with pytest.raises(TypeError, match="needs 2 inputs"):
+        deploy.recalibrate(pairs[0], batches)
+    one = nn.Sequential(nn.BatchNorm1d(4)).double()
+    assert deploy.recalibrate(one, batches[0]).batches == 1  # a tensor is one batch
+
+
+def test_a_norm_that_is_called_by_keyword_is_reached(batches):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.bn(input=x)
+
+    (norm,) = deploy.recalibrate(Named().double(), batches).changed
+    assert norm.values == 5 * 8
+
+
+def test_the_report_reads_well(batches):
+    model = nn.Sequential(
+        nn.Unflatten(1, (2, 2)), nn.BatchNorm1d(2), nn.Flatten(), Branches()
+    )
+    model.append(nn.BatchNorm1d(4, momentum=0.0))
+    report = deploy.recalibrate(model.double(), batches)
+    assert [n.values for n in report.norms] == [80, 40, 0, 0]
+    assert str(report).splitlines() == [
+        "recalibrated 2 of 4 batch norms over 5 batches",
+        "  1 (BatchNorm1d): 80 values a channel",
+        "  3.main (BatchNorm1d): 40 values a channel",
+        "not reached, and as before: 1",
+        "  3.other (BatchNorm1d)",
+        "frozen, and as before: 1",
+        "  4 (BatchNorm1d): its momentum is 0",
+    ]
+    assert repr(report) == str(report)
+    alone = deploy.recalibrate(nn.BatchNorm1d(4).double(), batches[:1])
+    assert "over 1 batch\n  the model itself (BatchNorm1d): 8" in str(alone)
