@@ -76,31 +76,20 @@ class RecalibrationReport:
 
     def __str__(self) -> str:
         """Sum up, then list: first what changed, then what stayed and why."""
+        batches = f"{self.batches} {'batch' if self.batches == 1 else 'batches'}"
         lines = [
-            f"recalibrated {len(self.changed)} of {len(self.norms)} batch norms "
-            f"over {self.batches} {'batch' if self.batches == 1 else 'batches'}"
+            f"recalibrated {len(self.changed)} of {len(self.norms)} batch norms over "
+            f"{batches}"
         ]
         lines += cut(
-            [
-                f"  {norm.norm or 'the model itself'} ({norm.kind}): {norm.values:,} values "
-                "a channel"
-                for norm in self.changed
-            ]
+            [f"{_named(n)}: {n.values:,} values a channel" for n in self.changed]
         )
-        for title, norms in (
-            ("not reached", self.not_reached),
-            ("frozen", self.frozen),
-        ):
-            if not norms:
-                continue
-            lines.append(f"{title}, and as before: {len(norms)}")
-            lines += cut(
-                [
-                    f"  {norm.norm or 'the model itself'} ({norm.kind})"
-                    + (f": {norm.reason}" if norm.reason else "")
-                    for norm in norms
-                ]
-            )
+        if self.not_reached:
+            lines.append(f"not reached, and as before: {len(self.not_reached)}")
+            lines += cut([_named(norm) for norm in self.not_reached])
+        if self.frozen:
+            lines.append(f"frozen, and as before: {len(self.frozen)}")
+            lines += cut([f"{_named(norm)}: {norm.reason}" for norm in self.frozen])
         return wrapped(lines)
 
     __repr__ = __str__
@@ -128,8 +117,8 @@ def recalibrate(
     see its noise, and it resets every batch norm, frozen and unreached ones too. Here
     batch norm alone is in training mode, and only what the batches reach changes.
 
-    A batch norm is left alone as frozen if it is in evaluation mode inside a model in
-    training mode, if it has a ``train()`` of its own (the usual way of keeping one in
+    A batch norm is left alone as frozen if it is in evaluation mode while other layers are
+    in training mode, if it has a ``train()`` of its own (the usual way of keeping one in
     evaluation mode), if its momentum is 0, if its parameters do not require gradients
     while others of the model do, or if its class cannot average, as torchvision's
     ``FrozenBatchNorm2d``.
@@ -198,23 +187,29 @@ def recalibrate(
                 "does not call them in evaluation mode"
             )
         _require_finite(layers)
-    report = [
-        RecalibratedNorm(path, type(norm).__name__, FROZEN, 0, frozen[path])
-        if path in frozen
-        else RecalibratedNorm(
-            path,
-            type(norm).__name__,
-            CHANGED if values[path] else NOT_REACHED,
-            values[path],
-        )
-        for path, norm in norms.items()
-    ]
+    report = []
+    for path, norm in norms.items():
+        kind = type(norm).__name__
+        if path in frozen:
+            report.append(RecalibratedNorm(path, kind, FROZEN, 0, frozen[path]))
+        elif values[path] == 0:
+            report.append(RecalibratedNorm(path, kind, NOT_REACHED))
+        else:
+            report.append(RecalibratedNorm(path, kind, CHANGED, values[path]))
     return RecalibrationReport(report, count)
+
+
+def _named(norm: RecalibratedNorm) -> str:
+    """The beginning of a batch norm's line in the report."""
+    return f"  {norm.norm or 'the model itself'} ({norm.kind})"
 
 
 def _frozen(model: nn.Module, norms: dict[str, nn.Module]) -> dict[str, str]:
     """Paths of the batch norms that are meant to stay as they are, and how one can tell."""
     some_learn = any(p.requires_grad for p in model.parameters())
+    # Of modules without children: the mode of a container, or of a wrapper such as
+    # AveragedModel around a model in evaluation mode, says nothing.
+    some_train = any(m.training for m in model.modules() if not list(m.children()))
     reasons = {}
     for path, norm in norms.items():
         parameters = list(norm.parameters())
@@ -228,8 +223,8 @@ def _frozen(model: nn.Module, norms: dict[str, nn.Module]) -> dict[str, str]:
             reasons[path] = "its momentum is 0"
         elif "train" in vars(norm) or type(norm).train is not nn.Module.train:
             reasons[path] = "it has a train() of its own"
-        elif model.training and not norm.training:
-            reasons[path] = "in evaluation mode inside a model in training mode"
+        elif some_train and not norm.training:
+            reasons[path] = "in evaluation mode while other layers are in training mode"
         elif parameters and some_learn and not any(p.requires_grad for p in parameters):
             reasons[path] = "its parameters do not require gradients, others do"
     return reasons

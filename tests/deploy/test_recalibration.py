@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from bnutils import deploy, norm
 
@@ -246,7 +246,7 @@ def own_class(model):
 @pytest.mark.parametrize(
     ("freeze", "reason"),
     [
-        (in_evaluation, "in evaluation mode inside a model in training mode"),
+        (in_evaluation, "in evaluation mode while other layers are in training mode"),
         (own_train, "it has a train() of its own"),
         (own_class, "it has a train() of its own"),
         (without_momentum, "its momentum is 0"),
@@ -296,6 +296,12 @@ def test_a_model_without_gradients_at_all_is_not_frozen(batches):
     assert len(deploy.recalibrate(model, batches).changed) == 2
     plain = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2)).double()
     assert len(deploy.recalibrate(plain, batches).changed) == 1
+
+
+def test_the_mode_of_a_wrapper_freezes_nothing(batches):
+    wrapped = AveragedModel(small().eval())
+    assert wrapped.training
+    assert len(deploy.recalibrate(wrapped, batches).changed) == 2
 
 
 def test_where_all_are_frozen_or_none_is_reached_it_is_refused(batches):
