@@ -52,7 +52,7 @@ lint: $(TEST)/.done  ## ruff on code and notebooks, codespell on text
 	$(TEST)/bin/codespell
 
 fuzz: $(TEST)/.done  ## 100,000 random call sequences against PyTorch; some minutes
-	FUZZ_EXAMPLES=100000 $(PYTEST) tests/test_fuzz.py
+	FUZZ_EXAMPLES=100000 $(PYTEST) tests/norm/test_fuzz.py
 
 bench: $(TEST)/.done  ## run the scripts in benchmarks/ (BENCH=--quick for a first look)
 	@for name in batchnorm throughput training book; do \

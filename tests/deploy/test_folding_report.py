@@ -1,8 +1,34 @@
-"""How the report on a folded model reads, line by line."""
+"""The report on a folded model reads well, however long it is."""
+
+from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
+from trained import alive, data
 
-from bnutils import deploy
+from bnutils import deploy, models
+
+
+def test_report_reads_well():
+    torch.manual_seed(0)
+    model = alive(models.mlp((6, 5, 4, 3)))
+    model.append(nn.BatchNorm1d(3, affine=False))
+    model.append(nn.BatchNorm1d(3))
+    alive(model)
+    _, report = deploy.fold(model, data(7, 6))
+    assert str(report).splitlines()[:6] == [
+        "folded 3 of 4 batch norms",
+        "  norm1 (BatchNorm1d) into linear1 (Linear)",
+        "  norm2 (BatchNorm1d) into linear2 (Linear)",
+        "  7 (BatchNorm1d) into linear3 (Linear)",
+        "kept 1",
+        "  8 (BatchNorm1d): follows a BatchNorm1d",
+    ]
+    assert "largest difference on the example" in str(report)
+    assert (
+        str(deploy.fold(nn.Linear(2, 2).eval()).report) == "folded 0 of 0 batch norms"
+    )
 
 
 def text_of(folded=0, kept=(), notes=(), error=None):
