@@ -21,7 +21,7 @@ import zipfile
 from pathlib import Path
 
 import plain
-from provenance import NOTEBOOKS, ROOT
+from provenance import NOTEBOOKS, ROOT, package_files
 
 INSTALL = """# Installs the book's code; run once per session.
 %pip install -q --no-deps "bnutils @ {}"
@@ -120,7 +120,7 @@ def archive(book: plain.Book, path: Path) -> None:
         "README.txt": README,
         "LICENSE": (ROOT / "LICENSE").read_text("utf8"),
     }
-    for source in sorted((ROOT / "bnutils").rglob("*.py")):
+    for source in package_files():
         files[source.relative_to(ROOT).as_posix()] = source.read_text("utf8")
     with zipfile.ZipFile(path, "w") as target:
         for name, text in files.items():
