@@ -24,11 +24,11 @@ class AutogradStep:
         self.optimizer = make_optimizer(kind, model, lr, weight_decay)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
 
-    def rate(self, factor: float) -> float:
-        """Set the learning rates for the next step; return the first."""
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rates of the next step; ``lr`` is that of the first group."""
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        return self.optimizer.param_groups[0]["lr"]
+        self.lr = self.optimizer.param_groups[0]["lr"]
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
         """Return loss and hits before the update; no update if the loss is not finite."""
@@ -77,10 +77,9 @@ class FusedStep:
         self.inputs, self.dtype = layers[0][0].in_features, layers[0][0].weight.dtype
         self.normalised, self.peak = any(bn for _, bn in layers), lr
 
-    def rate(self, factor: float) -> float:
-        """Set the learning rate for the next step; return it."""
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rate of the next step, ``lr``."""
         self.lr = self.peak * factor
-        return self.lr
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
         """Return loss and hits before the update; no update if the loss is not finite."""

@@ -214,7 +214,7 @@ def definitions(tree: ast.Module) -> dict[str, str]:
 FOUNDATION = ("arrays", "norm")
 SHIPPED_IN = {
     "13": ("deploy.arithmetic",),
-    "14": ("relatives", "relatives.functional", "relatives.batch"),
+    "14": ("relatives.functional", "relatives.layers"),
     "15": ("sync", "sync.functional"),
 }
 

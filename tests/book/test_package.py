@@ -46,7 +46,7 @@ def test_nothing_prints(path):
 # What an import brings along: by lists of modules, since times depend on the machine.
 
 PUBLIC = [m.name for m in pkgutil.iter_modules([str(PACKAGE)]) if m.name[0] != "_"]
-WITHOUT_TORCH = ["arrays", "exercises", "sweep", "plot"]
+WITHOUT_TORCH = ["arrays", "exercises", "progress", "sweep", "plot"]
 WITH_TORCH = [name for name in PUBLIC if name not in WITHOUT_TORCH]
 # Costly, and needed by a few functions only, which import them when called.
 LAZY = {"IPython", "PIL", "matplotlib", "onnx", "pandas", "scipy", "sklearn"}

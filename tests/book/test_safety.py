@@ -29,16 +29,18 @@ CODE = {"__import__", "compile", "eval", "exec", "runpy"}
 SHELL = {"commands", "pty", "popen", "system"}
 # What stands above is needed here, and harmless, for this reason.
 ALLOWED = {
-    (
-        "bnutils/sync/remote.py",
-        "exec",
-    ): "the text of the caller's function, in its process",
-    ("bnutils/sync/remote.py", "compile"): "the same, for the lines of a traceback",
+    ("bnutils/sync/processes.py", "cloudpickle"): "the caller's function, on its way",
+    ("bnutils/sync/processes.py", "pickle"): "what that function returned",
+    ("bnutils/sync/processes.py", "pickle.loads"): "the same",
+    ("bnutils/sync/processes.py", "runpy"): "the module that the caller named",
+    ("bnutils/sync/worker.py", "cloudpickle"): "what the caller's function returned",
+    ("bnutils/sync/worker.py", "pickle"): "the caller's function, where it arrives",
+    ("bnutils/sync/worker.py", "pickle.loads"): "the same",
 }
 # Other programs are started here, without a shell: a list of words, none from data.
 PROGRAMS = {
     "benchmarks/book.py": "make's commands, timed",
-    "bnutils/sync/launcher.py": "torchrun, and ps on macOS",
+    "bnutils/sync/processes.py": "Python, for each process",
     "book/_ext/bookext.py": "git, for the address of the repository",
     "book/_tools/execute.py": "Python, for the name of the data set",
     "book/_tools/pdf.py": "jupyter-book",

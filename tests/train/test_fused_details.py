@@ -176,7 +176,7 @@ def taught(net, x, y, *, smoothing=0.0, decay=0.01, steps=3):
     nets, found = [net, copy.deepcopy(net)], []
     for one, kind in zip(nets, _steps.STEPS.values(), strict=True):
         step = kind(one, "sgd", 0.1, decay, smoothing, 3)
-        step.rate(1.0)
+        step.set_rate(1.0)
         found.append([step(x, y) for _ in range(steps)])
     return found, nets
 
