@@ -1,25 +1,21 @@
-"""Small promises about files: those of MNIST, of a download and of the compiled kernel."""
+"""Small promises about files: those of MNIST and of a download."""
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import test_data
-import test_fast_details
 from test_data import LABELS, write
 
-from bnutils import data, fast
+from bnutils import data
 from bnutils.data import download as _download
 from bnutils.data import mnist as _mnist
-from bnutils.fast import extension as _fast_build
 
 alone, contents, folder = test_data.alone, test_data.contents, test_data.folder
-compiler, fresh = test_fast_details.compiler, test_fast_details.fresh
 DAY = 24 * 60 * 60  # seconds
 
 
@@ -105,54 +101,3 @@ def test_a_used_up_quota_is_a_full_disk_and_not_a_missing_network(vision):
     vision.error = OSError(errno.EDQUOT, "Disk quota exceeded")
     with pytest.raises(data.DataError, match=r"be stored .*quota.*: about 70 MB must"):
         data.load()
-
-
-# The kernel
-
-
-def test_what_is_missing_is_said_before_anything_is_done(compiler, fresh, monkeypatch):
-    monkeypatch.setattr(_fast_build, "missing", lambda: "there is no compiler")
-    assert fast.build() == "there is no compiler"
-    assert not compiler.calls and not list(fresh.iterdir())
-
-
-def test_a_build_makes_the_folders_that_lead_to_its_own(compiler, fresh, monkeypatch):
-    where = fresh / "not" / "yet"
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(where))
-    assert _fast_build._compile().parent.parent == where
-
-
-def test_a_build_keeps_others_out_until_it_is_there(compiler, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
-    path = _fast_build.folder().with_suffix(".lock")
-    inner = _fast_build._run_compiler
-
-    def run(where):
-        with path.open("w") as other, pytest.raises(BlockingIOError):
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        inner(where)
-
-    monkeypatch.setattr(_fast_build, "_run_compiler", run)
-    assert _fast_build._compile().exists()
-    assert len(compiler.calls) == 1
-
-
-def test_a_system_without_locks_compiles_all_the_same(compiler, fresh, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows: no such module
-    assert _fast_build._compile().exists()
-    assert list(fresh.iterdir()) == [_fast_build.folder()]
-
-
-def test_the_compiler_runs_where_no_path_is_set(monkeypatch, tmp_path):
-    from torch.utils import cpp_extension
-
-    seen = []
-    monkeypatch.delenv("PATH")
-    monkeypatch.setattr(
-        cpp_extension, "load_inline", lambda *_, **__: seen.append(os.environ["PATH"])
-    )
-    _fast_build._run_compiler(str(tmp_path))
-    *usual, scripts = seen[0].split(os.pathsep)
-    assert usual == os.defpath.split(os.pathsep)
-    assert scripts == str(Path(sys.executable).parent)
-    assert "PATH" not in os.environ
