@@ -44,6 +44,12 @@ T* to_write(const Tensor& t) {
   return t.defined() ? t.mutable_data_ptr<T>() : nullptr;
 }
 
+// Writing through a pointer happens behind autograd's back. It must hear of it, so that
+// it can refuse to use a value that it saved for a backward pass and that has changed.
+inline void tell_autograd_of_change(const Tensor& t) {
+  if (t.defined()) t.unsafeGetTensorImpl()->bump_version();
+}
+
 // [large pages]
 // Memory for a result as large as x.
 //

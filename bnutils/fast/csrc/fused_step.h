@@ -105,8 +105,7 @@ void update(Parameter& p, double lr, double momentum, double weight_decay) {
       value[k] -= rate * (g + keep * v);
     }
   });
-  p.value.unsafeGetTensorImpl()
-      ->bump_version();  // so that autograd knows of the change
+  tell_autograd_of_change(p.value);
 }
 
 class Step {

@@ -58,11 +58,9 @@ inline double count_batch(const Tensor& running_mean, const Tensor& running_var,
     const int64_t count = ++*num_batches_tracked.mutable_data_ptr<int64_t>();
     if (!momentum) factor = 1.0 / count;
   }
-  // Autograd must hear of changes behind its back: it refuses to use a value that was
-  // saved for a backward pass and is no longer what it was.
-  for (const Tensor* t : {&running_mean, &running_var, &num_batches_tracked}) {
-    if (t->defined()) t->unsafeGetTensorImpl()->bump_version();
-  }
+  tell_autograd_of_change(running_mean);
+  tell_autograd_of_change(running_var);
+  tell_autograd_of_change(num_batches_tracked);
   return factor;
 }
 
@@ -178,6 +176,8 @@ struct Backward {
 
   // [backward, gradient]
   // The gradient that arrives; with RELU, nothing passes where forward wrote a zero.
+  // It is loaded in any case: a load under a condition would keep the compiler from
+  // using vectors, and take six times as long.
   T gradient(int64_t i, int64_t c) const {
     const T g = dy[i];
     const T y = (x[i] - state.mean[c]) * state.scale[c] + state.shift[c];

@@ -8,8 +8,7 @@
 //
 // That is two passes over memory, and no fewer will do: the first output needs the mean
 // and the variance of the whole channel, so all of it has been read before anything can
-// be written. (Mean and variance come from the same first pass, though; see
-// normalise.h.)
+// be written. (Mean and variance come from the same pass, though; see normalise.h.)
 //
 // Channels never meet, but memory does not lie channel by channel:
 //
@@ -18,9 +17,8 @@
 //              rows, reads them as they lie, and keeps sums of its own for all
 //              channels; the threads' sums are added up between the passes.
 //   (N, C, L)  The L values of a channel lie side by side. A thread takes whole
-//   channels
-//              and does both passes over one before it goes on to the next: a channel
-//              that fits the cache comes from memory once, not twice.
+//              channels and does both passes over one before it goes on to the next: a
+//              channel that fits the cache comes from memory once, not twice.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -40,18 +38,18 @@ inline int64_t rows_per_thread(int64_t row, int arrays) {
 // (N, C, L): both passes over one channel, then the next.
 template <class Pass>
 void channel_by_channel(const Pass& pass, const Shape s) {
-  const int64_t values = s.values_per_channel();
-  at::parallel_for(0, s.C, rows_per_thread(values, Pass::ARRAYS),
-                   [&](int64_t c, int64_t end) {
-                     for (; c < end; ++c) {
-                       pass.between(c, sums_of_channel(pass, s, c));
-                       for (int64_t n = 0; n < s.N; ++n) {
-                         const int64_t start = s.start(n, c);
+  const auto channels = [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      pass.between(c, sums_of_channel(pass, s, c));
+      for (int64_t n = 0; n < s.N; ++n) {
+        const int64_t start = s.start(n, c);
 #pragma omp simd
-                         for (int64_t l = 0; l < s.L; ++l) pass.write(start + l, c);
-                       }
-                     }
-                   });
+        for (int64_t l = 0; l < s.L; ++l) pass.write(start + l, c);
+      }
+    }
+  };
+  at::parallel_for(0, s.C, rows_per_thread(s.values_per_channel(), Pass::ARRAYS),
+                   channels);
 }
 
 // Sums of all channels, for each thread its own: no thread waits for another.
@@ -76,48 +74,48 @@ class SumsByThread {
   std::vector<double> numbers_;
 };
 
-// (N, C): the first pass over all rows, then what follows from the sums of each
-// channel.
+// (N, C): the first pass over all rows, then what follows from each channel's sums.
 template <class Pass>
 void sums_row_by_row(const Pass& pass, const Shape s) {
   SumsByThread sums(at::get_num_threads(), s.C);
-  at::parallel_for(0, s.N, rows_per_thread(s.C, Pass::ARRAYS),
-                   [&](int64_t row, int64_t end) {
-                     double* first = sums.first(at::get_thread_num());
-                     double* second = sums.second(at::get_thread_num());
-                     for (; row + VALUES_IN_T <= end; row += VALUES_IN_T) {
-                       add_rows<VALUES_IN_T>(pass, row, s.C, first, second);
-                     }
-                     for (; row < end; ++row)
-                       add_rows<1>(pass, row, s.C, first, second);
-                   });
+  const auto rows = [&](int64_t begin, int64_t end) {
+    double* first = sums.first(at::get_thread_num());
+    double* second = sums.second(at::get_thread_num());
+    int64_t row = begin;
+    for (; row + VALUES_IN_T <= end; row += VALUES_IN_T) {
+      add_rows<VALUES_IN_T>(pass, row, s.C, first, second);
+    }
+    for (; row < end; ++row) add_rows<1>(pass, row, s.C, first, second);
+  };
+  at::parallel_for(0, s.N, rows_per_thread(s.C, Pass::ARRAYS), rows);
   sums.add_up();
   for (int64_t c = 0; c < s.C; ++c) {
     pass.between(c, {sums.first(0)[c], sums.second(0)[c]});
   }
 }
 
-// The second pass over (N, C), or the only one over (N, C, L), in the order of memory.
+// The second pass over (N, C), or the only one over either, in the order of memory.
 template <class Pass>
 void write_in_order(const Pass& pass, const Shape s) {
+  const auto rows_of_channels = [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+#pragma omp simd
+      for (int64_t c = 0; c < s.C; ++c) pass.write(row * s.C + c, c);
+    }
+  };
+  const auto rows_of_positions = [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t c = row % s.C;
+#pragma omp simd
+      for (int64_t l = 0; l < s.L; ++l) pass.write(row * s.L + l, c);
+    }
+  };
   if (s.L == 1) {
-    at::parallel_for(0, s.N, rows_per_thread(s.C, Pass::ARRAYS),
-                     [&](int64_t row, int64_t end) {
-                       for (; row < end; ++row) {
-#pragma omp simd
-                         for (int64_t c = 0; c < s.C; ++c) pass.write(row * s.C + c, c);
-                       }
-                     });
-    return;
+    at::parallel_for(0, s.N, rows_per_thread(s.C, Pass::ARRAYS), rows_of_channels);
+  } else {
+    at::parallel_for(0, s.N * s.C, rows_per_thread(s.L, Pass::ARRAYS),
+                     rows_of_positions);
   }
-  at::parallel_for(0, s.N * s.C, rows_per_thread(s.L, Pass::ARRAYS),
-                   [&](int64_t row, int64_t end) {
-                     for (; row < end; ++row) {
-                       const int64_t c = row % s.C;
-#pragma omp simd
-                       for (int64_t l = 0; l < s.L; ++l) pass.write(row * s.L + l, c);
-                     }
-                   });
 }
 
 // Everything for one forward or backward pass. In evaluation the statistics are known
