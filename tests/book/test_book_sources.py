@@ -176,7 +176,8 @@ def test_every_answer_is_linked_to_a_chapter(entry):
 def printed(path: Path) -> str:
     """All that the cells of a notebook say and print."""
     texts = [c["source"] for c in cells(path)]
-    texts += [o.get("text", ()) for c in cells(path) for o in c.get("outputs", ())]
+    for output in (o for c in cells(path) for o in c.get("outputs", ())):
+        texts += [output.get("text", ()), output.get("data", {}).get("text/plain", ())]
     return "\n".join(map("".join, texts))
 
 

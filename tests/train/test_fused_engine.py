@@ -1,4 +1,6 @@
-"""The fused training step: the same as autograd's, and what it refuses."""
+"""The fused engine learns what autograd learns, and refuses what it cannot train."""
+
+from __future__ import annotations
 
 import copy
 
@@ -9,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from bnutils import data, fast, models, norm, train
-from bnutils.fast import extension as _fast_build
-from bnutils.train import steps as _steps
+from bnutils.fast import extension
+from bnutils.train import steps
 
 needs_kernel = pytest.mark.skipif(
     bool(fast.available("kernel")), reason="no compiler for the kernel"
@@ -150,6 +152,130 @@ def test_callbacks_work_as_ever():
     assert [loss for _, loss in seen] == ha.loss + hb.loss
 
 
+# Single steps, each on the same batch
+
+BATCH = blobs(40, 3)
+X, Y = BATCH.x, BATCH.y
+
+
+def one_step(engine, net, x, y, *, smoothing=0.0, decay=0.01, steps_=1):
+    """Losses and hits of some steps on a batch."""
+    take = steps.STEPS[engine](net, "sgd", 0.1, decay, smoothing, 3)
+    take.rate(1.0)
+    return [take(x, y) for _ in range(steps_)]
+
+
+def by_each(net, x, y, **options):
+    """What the steps return with each engine, and the two nets afterwards."""
+    nets = [net, copy.deepcopy(net)]
+    return [
+        one_step(engine, n, x, y, **options)
+        for engine, n in zip(("autograd", "fused"), nets, strict=True)
+    ], nets
+
+
+def check_steps(net, x, y):
+    found, nets = by_each(net, x, y, steps_=3)
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(*map(flat, nets), rtol=1e-9, atol=1e-11)
+
+
+@needs_kernel
+@pytest.mark.parametrize("norm_", [nn.BatchNorm1d, None])
+@pytest.mark.parametrize("width", [1, 9000])  # of weights, a thread's share and more
+def test_the_narrowest_and_a_wide_layer_learn(width, norm_):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        x = X.clone().requires_grad_()  # which changes nothing
+        check_steps(deep(norm_, (6, width, 3)), x, Y)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_kernel
+def test_batches_may_lie_anywhere_in_memory():
+    y = torch.stack([Y, torch.full_like(Y, 7)], 1)[:, 0]
+    x = X.t().contiguous().t()
+    assert not x.is_contiguous() and not y.is_contiguous()
+    check_steps(deep(), x, y)
+
+
+@needs_kernel
+@pytest.mark.parametrize("gone", ["weight", "bias"])
+def test_a_norms_weight_or_bias_learns_alone(gone):
+    net = deep()
+    for layer in (net.norm1, net.norm2):
+        setattr(layer, gone, None)
+        nn.init.constant_(next(layer.parameters()), 0.7)
+    check_steps(net, X, Y)
+
+
+@needs_kernel
+def test_relu_has_slope_zero_at_zero():
+    net = deep(None)
+    for p in net.linear1.parameters():
+        nn.init.zeros_(p)
+    check_steps(net, X, Y)
+
+
+@needs_kernel
+@pytest.mark.parametrize("norm_", [nn.BatchNorm1d, None])
+def test_autograd_is_told_that_each_parameter_changed(norm_):
+    net = deep(norm_)
+    before = [p._version for p in net.parameters()]
+    one_step("fused", net, X, Y)
+    assert all(p._version > v for p, v in zip(net.parameters(), before, strict=True))
+
+
+# Losses at the edges
+
+
+@needs_kernel
+def test_equal_logits_count_as_the_first_class():
+    net = deep()
+    for p in net[-1].parameters():
+        nn.init.zeros_(p)
+    ((_, autograd),), ((_, fused),) = by_each(net, X, Y)[0]
+    assert fused == autograd == (Y == 0).sum()
+
+
+@needs_kernel
+@pytest.mark.parametrize(("value", "name"), [(torch.nan, "nan"), (1e308, "inf")])
+def test_a_loss_that_is_not_finite_is_that_of_autograd(value, name):
+    net = nn.Sequential(nn.Linear(1, 3)).double()
+    net[0].weight.data = torch.tensor([[0.0], [1.0], [-1.0]], dtype=torch.float64)
+    before = flat(net)
+    x, y = torch.full((4, 1), value, dtype=torch.float64), torch.full((4,), 2)
+    found, nets = by_each(net, x, y, smoothing=0.1)
+    assert [str(loss) for ((loss, _),) in found] == [name, name]
+    assert all(torch.equal(flat(n), before) for n in nets)  # no update then
+
+
+@needs_kernel
+def test_relu_lets_nan_through():
+    x = X.where(X.max() > X, torch.nan)
+    found, _ = by_each(deep(None), x, Y)
+    assert [str(loss) for ((loss, _),) in found] == ["nan", "nan"]
+
+
+@needs_kernel
+def test_logits_of_thousands_give_the_loss_all_the_same():
+    net = deep()
+    nn.init.normal_(net[-1].weight, std=3e3)
+    found, _ = by_each(net, X, Y)
+    assert found[0][0][0] > 1e3
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+
+
+@needs_kernel
+def test_logits_further_apart_than_the_largest_number_have_a_loss_all_the_same():
+    net = nn.Sequential(nn.Linear(1, 3))
+    net[0].weight.data = torch.tensor([[3e38], [-3e38], [0.0]])
+    found, _ = by_each(net, torch.ones(4, 1), torch.zeros(4).long())
+    assert [loss for ((loss, _),) in found] == [0, 0]
+
+
 # What it refuses
 
 
@@ -251,7 +377,7 @@ def test_an_optimiser_it_does_not_know_is_refused(optimizer):
 def test_another_device_is_refused():
     net = models.mlp((6, 5, 3), None).to("meta")
     with pytest.raises(ValueError, match="device='cpu'.*found meta torch.float32"):
-        _steps.FusedStep(net, "sgd", 0.1, 0.0, 0.0, 3)
+        steps.FusedStep(net, "sgd", 0.1, 0.0, 0.0, 3)
 
 
 def test_an_engine_that_is_not_there_is_refused():
@@ -259,8 +385,12 @@ def test_an_engine_that_is_not_there_is_refused():
         train.fit(deep(), toy(), engine="fast", **SMALL)
 
 
-def test_without_a_compiler_the_reason_is_given(monkeypatch):
-    monkeypatch.setattr(_fast_build, "load", lambda *, build: "there is no compiler")
+def test_without_a_kernel_the_reason_is_given(monkeypatch):
+    def load(*, build):
+        assert build  # it compiles if need be
+        raise extension.NotAvailableError("there is no compiler")
+
+    monkeypatch.setattr(extension, "load", load)
     with pytest.raises(RuntimeError, match="engine 'fused': there is no compiler"):
         train.fit(deep(), toy(), engine="fused", **SMALL)
 
@@ -277,8 +407,10 @@ def test_input_that_does_not_fit():
 
 
 @needs_kernel
-def test_a_label_below_zero_is_refused():
-    full = toy()
-    full.train.y[3] = -1
-    with pytest.raises(ValueError, match="label -1 for 3 classes"):
-        train.fit(deep(), full, engine="fused", **SMALL)
+@pytest.mark.parametrize("row", [0, 2, 3])
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_no_output_stands_for_is_refused(label, row):
+    x, y = X[:4], torch.tensor([0, 1, 2, 1])
+    y[row] = label
+    with pytest.raises(ValueError, match=f"label {label} for 3 classes"):
+        one_step("fused", deep(), x, y)
