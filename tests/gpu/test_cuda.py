@@ -1,7 +1,7 @@
 """What differs once a model lies on a GPU: streams, graphs, random states, moves.
 
-The layers themselves go through test_same_as_torch.py, test_torch_samples.py and test_fuzz.py
-on the GPU as well, where there is one; everything here needs one.
+The layers themselves go through tests/norm on the GPU as well, where there is one; everything here
+needs one.
 """
 
 from __future__ import annotations
