@@ -70,3 +70,19 @@ def test_histograms_puts_outliers_in_the_last_bin(axes):
 def test_histograms_needs_an_axis_for_each(axes):
     with pytest.raises(ValueError, match="3 histograms"):
         plot.histograms(axes, dict.fromkeys("abc", np.zeros(2)))
+
+
+def test_table_is_aligned_as_text_and_a_table_in_the_book():
+    shown = plot.table(("arm", "rate"), [("with BN", 0.1), ("a|b", 30)])
+    assert repr(shown) == "arm      rate\nwith BN   0.1\na|b        30"
+    assert shown._repr_markdown_().splitlines() == [
+        "| arm | rate |",
+        "| :-- | --: |",
+        "| with BN | 0.1 |",
+        "| a\\|b | 30 |",
+    ]
+
+
+def test_table_refuses_a_row_of_another_length():
+    with pytest.raises(ValueError, match="2 columns"):
+        plot.table(("arm", "rate"), [("with BN",)])
