@@ -121,7 +121,8 @@ def recalibrate(
     in training mode, if it has a ``train()`` of its own (the usual way of keeping one in
     evaluation mode), if its momentum is 0, if its parameters do not require gradients
     while others of the model do, or if its class cannot average, as torchvision's
-    ``FrozenBatchNorm2d``.
+    ``FrozenBatchNorm2d``. It is all or nothing: whatever is raised on the way, all
+    statistics are those from before.
 
     Parameters
     ----------
@@ -150,8 +151,6 @@ def recalibrate(
         is no batch; a batch, or what came of it, is not finite.
     TypeError
         A batch lacks an input that the model needs.
-
-    Whatever is raised, the statistics are those from before.
     """
     norms = {
         path: m for path, m in norms_of(model).items() if m.running_mean is not None
