@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 import yaml
-from conftest import HTML
+from built import HTML
 
 TABLE = Path(__file__).with_name("queries.yaml")
 FIRST = {  # what is asked -> page, and how the heading begins that must come first
