@@ -1,4 +1,4 @@
-"""What surrounds a model at work: device, modes, threads, checked shapes."""
+"""What surrounds a model at work: its batch norms, device, modes, threads, shapes."""
 
 import contextlib
 import os
@@ -8,6 +8,35 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+HOOKS = (  # where a module keeps the hooks that others registered
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm: PyTorch's, the book's, or one that keeps the same.
+
+    What makes a batch norm, whoever wrote it, are statistics of its own: it has a place
+    for ``running_mean`` and ``running_var`` (None, if it keeps none). That takes in
+    frozen ones such as torchvision's, which have no momentum; ask before you use an
+    attribute other than these two. Instance norms have both places and are another thing:
+    their statistics are of one image, not of the batch.
+    """
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return False
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return True  # also those unpickled from old versions, whatever they lack
+    stored = {*module._buffers.keys(), *module._parameters.keys()}
+    return {"running_mean", "running_var"} <= stored
+
+
+def norms_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The batch norms of a model by path, each once."""
+    return {path: m for path, m in model.named_modules() if is_norm(m)}
 
 
 def seed_all(seed: int, threads: int | None = None) -> None:

@@ -14,8 +14,22 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WITH", "WITHOUT"]
-__all__ += ["WIDTH", "Table", "band", "histograms", "table", "use_style"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "WIDTH",
+    "WITH",
+    "WITHOUT",
+    "Table",
+    "band",
+    "histograms",
+    "table",
+    "use_style",
+]
 
 # Okabe & Ito's palette: distinguishable with every common colour blindness.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"

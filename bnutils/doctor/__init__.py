@@ -1,57 +1,38 @@
 """Examine a model with batch norms: findings with evidence, consequence and remedy.
 
-Chapter 17 shows ten patients. :func:`examine` is the whole interface. What it looks for,
-without data:
+Chapter 17 shows ten patients. :func:`examine` is the whole interface, and the folder reads
+in the order in which it works:
 
-- ``nonfinite-statistics``: NaN or infinity in a running statistic, or a negative variance
-- ``never-updated``: mean 0, variance 1 and no batch seen, in a model that was trained
-- ``train-mode-in-eval``: a batch norm in training mode, in a model in evaluation mode
-- ``frozen-by-requires-grad``: training mode, but no parameter of it requires a gradient
-- ``momentum-zero``, ``momentum-one``, ``momentum-range``: momentum 0, 1, outside of [0, 1]
-- ``no-running-stats``, ``tracking-off``: none kept; kept, but ``track_running_stats=False``
-- ``dead-channels``: gamma below a thousandth of the layer's root mean square
-- ``sync-without-group``: ``SyncBatchNorm`` without a process group
+- :mod:`codes` is the table of what is looked for: each entry (code, severity, texts)
+  stands right above the function that looks for it;
+- :mod:`batches` takes a few batches from a loader, :mod:`copies` copies the model, and
+  :mod:`case` traces and runs the copy, which :mod:`observe` watches (:mod:`moments`
+  are the means and variances that a batch norm received, :mod:`trace` reads the graph);
+- the checks: :mod:`settings` needs no data, :mod:`flow` looks at what stands around a
+  batch norm, :mod:`statistics` compares what is stored with the data;
+- :mod:`report` is what the reader gets.
 
-from the flow of data, traced or (with a loader) observed:
-
-- ``redundant-bias``: a bias that the batch norm takes out; tested by changing it
-- ``dropout-before-norm``: with no normalisation between; variance changed by 2 % or more
-- ``shared-norm``: called several times in one forward
-- ``recomputed``: called again in the backward pass (checkpointing)
-- ``wrong-axis``: (N, L, C) with L = C, by the module before, or by the data
-
-with a loader:
-
-- ``stale-statistics``: far from the data's, in standard errors and in effect
-- ``batches-differ``: means of batches scatter more than those of random batches
-- ``tiny-batch``: at most 4 values per statistic, or a running mean uncertain by 0.1 sigma
-- ``batch-of-one``: a batch that leaves one value per channel in training
-- ``forward-fails``: the model does not run on the batches
-
-and with an optimiser:
-
-- ``decayed-norm``: weight decay on gamma or beta
-- ``several-forwards``: batches seen are a multiple (2 to 32) of the steps taken
+``for code in doctor.codes.TABLE.values()`` goes through all that is looked for.
 """
-
-from dataclasses import replace
 
 import torch
 from torch import nn
 
 from bnutils._modules import device_of
-from bnutils.doctor import static as _doctor_static
 from bnutils.doctor.batches import take
-from bnutils.doctor.examination import Examination
-from bnutils.doctor.replica import norms_of, random_states_kept, unwrap
-from bnutils.doctor.report import Finding, Report, ordered
-from bnutils.doctor.texts import TEXTS
+from bnutils.doctor.case import Case
+from bnutils.doctor.codes import SEVERITIES, TABLE, CouldNot, Found, NotApplicable
+from bnutils.doctor.copies import random_states_kept, unwrap
+from bnutils.doctor.report import Finding, Report
+
+# Importing a module of checks enters them into the table.
+from bnutils.doctor import settings, flow, statistics  # noqa: F401  # isort: skip
 
 __all__ = ["CODES", "Finding", "Report", "examine"]
 
-CODES: tuple[str, ...] = tuple(TEXTS)
-_EXPLAIN_STALE = ("never-updated", "momentum-zero")
-_SEVERAL = ("shared-norm", "recomputed")
+CODES: tuple[str, ...] = tuple(
+    sorted(TABLE, key=lambda name: SEVERITIES.index(TABLE[name].severity))
+)
 
 
 def examine(
@@ -62,8 +43,8 @@ def examine(
     """Examine every batch norm of a model and report what is wrong with it.
 
     The model, its modes, buffers, gradients and hooks, the optimiser, the global random
-    states (Python, NumPy, PyTorch on all devices) and those of generators inside the
-    loader stay exactly as they were: all passes run on a copy of the model, without the
+    states (Python, NumPy, PyTorch on all devices) and the generators of a DataLoader
+    stay exactly as they were: all passes run on a copy of the model, without the
     hooks that others registered. What cannot be copied, traced or run is said in a note,
     and everything else is examined.
 
@@ -79,7 +60,8 @@ def examine(
     ----------
     model : nn.Module
         With batch norms of any dimension: PyTorch's, lazy and synchronised ones,
-        :class:`bnutils.norm.BatchNorm1d`, and others with the same attributes.
+        :class:`bnutils.norm.BatchNorm1d`, and others that keep ``running_mean`` and
+        ``running_var``.
     loader : DataLoader, iterable of batches, or Tensor, optional
         The *training* data, as the model gets them in training; a batch is x or (x, y).
         A DataLoader over an indexable data set is sampled evenly and without workers;
@@ -102,35 +84,41 @@ def examine(
     """
     _require(model, optimizer)
     prefix, inner = unwrap(model)
-    norms = norms_of(inner)
-    findings: list[Finding] = []
-    notes: list[str] = []
-    used = 0
-    with random_states_kept(loader, getattr(loader, "dataset", None)):
-        for check in _doctor_static.CHECKS:
-            findings += check(inner, norms, optimizer)
-        data = None if loader is None else take(loader, device_of(inner))
-        if norms:
-            one = Examination(inner, norms, data, optimizer)
-            one.explained = {f.path for f in findings if f.code in _EXPLAIN_STALE}
-            findings += one.findings()
-            notes, used = one.notes, one.used
-    placed = [_at(prefix, f) for f in ordered(_once(findings))]
-    return Report(placed, len(norms), used, notes)
+    with random_states_kept(loader):
+        batches = None if loader is None else take(loader, device_of(inner))
+        case = Case(inner, batches, optimizer)
+        findings = [
+            Finding.of(code, found, prefix + path)
+            for code, path, found in _explained(_checked(case))
+        ]
+    findings.sort(key=lambda one: SEVERITIES.index(one.severity))  # else as found
+    return Report(findings, len(case.norms), case.used, case.notes)
 
 
-def _once(findings: list[Finding]) -> list[Finding]:
-    """Leave out several forwards per step where one forward explains them all."""
-    explained = {(f.path, f.value) for f in findings if f.code in _SEVERAL}
+def _checked(case: Case) -> list[tuple[str, str, Found]]:
+    """Ask every check about every batch norm: code, path, and what was found there."""
+    results = []
+    for name, code in TABLE.items():
+        places = [("", None)] if code.whole else case.norms.items()
+        for path, norm in places:
+            try:
+                found = code.check(case) if code.whole else code.check(case, path, norm)
+            except (NotApplicable, CouldNot):
+                continue
+            if found is not None:
+                where = path if found.path is None else found.path
+                results.append((name, where, found))
+    return results
+
+
+def _explained(results: list[tuple[str, str, Found]]) -> list[tuple[str, str, Found]]:
+    """Leave out what another finding at the same place explains."""
+    places = {(name, path) for name, path, _ in results}
     return [
-        f
-        for f in findings
-        if f.code != "several-forwards" or (f.path, f.value) not in explained
+        (name, path, found)
+        for name, path, found in results
+        if not any((other, path) in places for other in TABLE[name].unless)
     ]
-
-
-def _at(prefix: str, one: Finding) -> Finding:
-    return replace(one, path=(prefix + one.path).rstrip("."))
 
 
 def _require(model: object, optimizer: object) -> None:

@@ -1,87 +1,104 @@
-"""Where the data flows: dropout upstream of a batch norm, norms called several times."""
+"""What stands around a batch norm: the layer before, dropout, axes, other calls of it."""
 
-import operator
+from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
 
-from torch import fx, nn
-from torch.nn import functional as F
+__all__: list[str] = []  # the table knows the checks
 
-from bnutils.deploy.flow import survey
-from bnutils.deploy.graph import LAYERS, graphs_of
-from bnutils.doctor.replica import is_norm
-
-__all__ = ["LAYERS", "Map", "read"]
-
-_DROPOUT = nn.modules.dropout._DropoutNd
-_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
-_NORMALISING = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+_HARMLESS = 1.02  # variance in training over that in evaluation
 
 
-class Map:
-    """What the graphs of a model show, by path.
+@finding(
+    "redundant-bias",
+    "note",
+    what="a bias that the batch norm takes out; tested by changing it, if there are data",
+    means="the batch mean takes the bias out again: parameters that do nothing",
+    remedy="bias=False in the layer before",
+)
+def redundant_bias(case, path, norm):
+    layer = case.useless_bias(path)
+    n = case.model.get_submodule(layer).bias.numel()
+    return Found(f"{n} parameters without effect", n, path=layer)
 
-    Attributes
-    ----------
-    pairs : dict
-        From a batch norm to the layer whose output it alone receives.
-    calls : dict
-        From a batch norm to how often one forward calls it.
-    dropouts : dict
-        From a batch norm to the dropout upstream of it (no normalisation between them)
-        and its rate.
-    whole : bool
-        Whether every forward could be traced.
+
+@finding(
+    "dropout-before-norm",
+    "warning",
+    what="dropout, no normalisation between; with data, if it adds 2 % of variance",
+    means="the variance is larger in training than in evaluation, and that one is stored",
+    remedy="dropout after the last batch norm, or recalibrate with dropout off",
+)
+def dropout_before_norm(case, path, norm):
+    dropout = case.graph.dropouts.get(path)
+    noisy, calm = case.as_training.get(path), case.norms_only.get(path)
+    if dropout is None and noisy is not None and not case.graph.whole:
+        dropout = noisy.dropout
+    if dropout is None:
+        return None
+    where, rate = dropout
+    text = f"p = {rate:g} in '{where}'"
+    if noisy is None or calm is None or noisy is calm:
+        return Found(text, rate)
+    noisy, calm = noisy.moments.var, calm.moments.var
+    alive = calm > 1e-12
+    ratio = (noisy[alive] / calm[alive]).log().mean().exp().item()
+    if ratio > _HARMLESS:
+        text += f"; variance in training {ratio:.2f} of that in evaluation"
+        return Found(text, ratio)
+
+
+@finding(
+    "shared-norm",
+    "warning",
+    what="called several times in one forward",
+    means="one set of running statistics mixes all its places; none fits in evaluation",
+    remedy="one batch norm per place (weights around it may stay shared)",
+)
+def shared_norm(case, path, norm):
+    calls = case.calls(path)
+    if calls > 1:
+        return Found(f"called {calls} times per forward", calls)
+
+
+@finding(
+    "recomputed",
+    "warning",
+    what="called again in the backward pass (checkpointing)",
+    means="checkpointing runs it twice per step: its statistics move twice as fast",
+    remedy="momentum 1 - sqrt(1 - a), or keep batch norm outside the checkpointed part",
+)
+def recomputed(case, path, norm):
+    if path not in case.backward:
+        raise CouldNot("no backward pass was run through it")
+    forward, backward = case.backward[path]
+    if backward:
+        text = f"{forward} call in the forward, {backward} more in the backward"
+        return Found(text, forward + backward)
+
+
+@finding(
+    "wrong-axis",
+    "error",
+    what="(N, L, C) with L = C, by the module before, or by the data",
+    means="positions are normalised as if they were channels; no error, as both are as many",
+    remedy="channels belong in dimension 1: x.transpose(1, 2) before and after",
+)
+def wrong_axis(case, path, norm):
+    """As many positions as channels, and the channels seem to be in the last axis.
+
+    Known where a module made the input that keeps its channels last (Linear, Embedding,
+    recurrent, attention). Otherwise the data decide: the means of channels differ more
+    than those of positions. Where dimension 1 varies at least twice as much as
+    dimension 2, it holds the channels and nothing is said.
     """
-
-    def __init__(self) -> None:
-        self.pairs: dict[str, str] = {}
-        self.calls: dict[str, int] = {}
-        self.dropouts: dict[str, tuple[str, float]] = {}
-        self.whole = True
-
-
-def read(copy: nn.Module) -> Map:
-    """Trace a copy of a model, whole or in parts."""
-    names = {module: path for path, module in copy.named_modules()}
-    found, opaque = Map(), {}
-    found.pairs = survey(copy).pairs
-    for root, graph in graphs_of(copy, opaque):
-        counts: dict[str, int] = {}
-        for node in graph.nodes:
-            module = _module(node, root)
-            if module is None or not is_norm(module):
-                continue
-            path = names[module]
-            counts[path] = counts.get(path, 0) + 1
-            if upstream := _dropout_above(node, root, names):
-                found.dropouts[path] = upstream
-        for path, count in counts.items():
-            found.calls[path] = max(count, found.calls.get(path, 0))
-    found.whole = not opaque
-    return found
-
-
-def _module(node: fx.Node, root: nn.Module) -> nn.Module | None:
-    return root.get_submodule(node.target) if node.op == "call_module" else None
-
-
-def _dropout_above(node: fx.Node, root: nn.Module, names) -> tuple[str, float] | None:
-    """The nearest dropout on any path into a batch norm, up to the norms before it."""
-    queue, seen = list(node.all_input_nodes), set()
-    while queue:
-        one = queue.pop(0)
-        if one in seen or one.target in (operator.attrgetter, getattr):
-            continue
-        seen.add(one)
-        module = _module(one, root)
-        if isinstance(module, _DROPOUT) and 0 < module.p < 1:
-            return names[module], module.p
-        if one.op == "call_function" and one.target in _DROPOUTS:
-            rate, active = one.kwargs["p"], one.kwargs["training"]  # never by position
-            if isinstance(rate, int | float) and 0 < rate < 1 and active is not False:
-                return one.name, rate
-        stops = module is not None and (
-            is_norm(module) or isinstance(module, _NORMALISING)
-        )
-        if not stops:
-            queue += one.all_input_nodes
-    return None
+    one = case.received(path)
+    if not (len(one.shape) == 3 and one.shape[1] == one.shape[2] > 1):
+        raise NotApplicable("its input has not as many positions as channels")
+    by_channel, by_position = one.spread
+    if one.axis == "first" or (not one.axis and by_channel > 2 * by_position):
+        return None
+    text = (
+        f"input {one.shape}: length = channels = {one.shape[1]}; means along dimension 1 "
+        f"vary by {by_channel:.2g} of the variance, along dimension 2 by {by_position:.2g}"
+    )
+    severity = "error" if one.axis == "last" else "warning"
+    return Found(text, one.shape[1], severity=severity)

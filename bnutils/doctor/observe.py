@@ -1,4 +1,4 @@
-"""Run batches through the copy and note what each batch norm receives, and from whom."""
+"""Run batches through a copy and note what each batch norm receives, and from whom."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,15 +8,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from bnutils._modules import is_norm
 from bnutils.doctor.moments import Moments
-from bnutils.doctor.replica import is_norm
+from bnutils.norm import BatchNorm1d
 
-__all__ = ["Seen", "Watch", "modes", "observe", "outputs_of", "recomputed"]
+__all__ = ["Seen", "observe", "outputs_of", "recomputed"]
+
+DROPOUT = nn.modules.dropout._DropoutNd
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+_INSTANCE_NORM = nn.modules.instancenorm._InstanceNorm
+# Modules that leave the axis of the channels where it is ...
+_THROUGH = (nn.Identity, DROPOUT, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh)
+_THROUGH += (nn.Sigmoid, nn.ELU, nn.Hardswish, nn.MaxPool1d)
+# ... that have their channels in dimension 1, and that have them in the last one.
+_FIRST = (nn.modules.conv._ConvNd, _BATCH_NORM, nn.GroupNorm, _INSTANCE_NORM)
+_FIRST += (BatchNorm1d,)
+_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RNNBase, nn.MultiheadAttention)
+_LAST += (nn.TransformerEncoderLayer,)
 
 
 @dataclass
 class Seen:
-    """What one batch norm received.
+    """What one batch norm received; all but the moments is from the first batch.
 
     Attributes
     ----------
@@ -27,10 +40,16 @@ class Seen:
     per_image : float
         Values per channel that one image of the model's batch brings.
     moments : Moments
-        Of its channels, over all batches.
+        Mean and variance of its channels, over all batches and calls.
     spread : tuple of float
         For (N, C, L): variance of the means of positions in dimension 1 and in 2,
-        relative to the whole variance; of the first batch.
+        relative to the whole variance.
+    maker : str or None
+        Path of the module whose output it received, without anything between.
+    axis : "first", "last" or ""
+        Where the module before keeps its channels, if that is known.
+    dropout : (str, float) or None
+        Path and rate of the dropout that ran before it, with no normalisation between.
     """
 
     calls: int = 0
@@ -38,118 +57,125 @@ class Seen:
     per_image: float = 1.0
     moments: Moments = field(default_factory=Moments)
     spread: tuple[float, float] = (0.0, 0.0)
+    maker: str | None = None
+    axis: str = ""
+    dropout: tuple[str, float] | None = None
 
 
-class Watch:
-    """Hooks on a copy: which module made which tensor, in which order."""
+def observe(copy: nn.Module, inputs: list[Tensor]) -> dict[str, Seen]:
+    """Run the batches; what each batch norm received, by path, in the order of calls."""
+    watch = _Watch(copy, len(inputs[0]))
+    with torch.no_grad(), watch.attached():
+        for x in inputs:
+            copy(x.clone())  # some models write into their input
+            watch.end_of_batch()
+    return watch.seen
 
-    def __init__(self, model: nn.Module) -> None:
-        self.seen: dict[str, Seen] = {}
-        self.maker: dict[int, tuple[str, Tensor]] = {}  # by id of the output
-        self.order: list[str] = []
-        self.feeds: dict[str, Tensor] = {}
-        self.kept: list[object] = []
-        self.first, self.batch = True, 1
+
+class _Watch:
+    """Hooks on a copy; in the first batch, which module made which tensor."""
+
+    def __init__(self, model: nn.Module, batch: int) -> None:
         self.modules = dict(model.named_modules())
-
-    def before(self, path: str, args: tuple) -> None:
-        """Note the input of a batch norm."""
-        x = args[0] if args and isinstance(args[0], Tensor) else None
-        if x is None or x.dim() < 2:
-            return
-        one = self.seen.setdefault(path, Seen())
-        if self.first:
-            one.calls += 1
-            self.feeds.setdefault(path, x)
-            if not one.shape:
-                one.shape = tuple(x.shape)
-                one.per_image = x.numel() / max(x.size(1), 1) / self.batch
-                if x.dim() == 3 and min(x.shape[1:]) > 1:  # a variance needs two
-                    one.spread = _spread(x.detach())
-        if x.is_floating_point():
-            one.moments.add(x.detach())
-
-    def after(self, path: str, args: tuple, result: object) -> None:
-        """Note what a module without children made, in the first forward."""
-        if self.first:
-            self.order.append(path)
-            given = args[0] if args and isinstance(args[0], Tensor) else None
-            made = result[0] if isinstance(result, tuple) and result else result
-            if isinstance(made, Tensor):
-                self.maker.setdefault(id(made), (path, given))
-                self.kept.append(made)
-
-    def maker_of(self, norm: str, through: tuple[type, ...] = ()) -> str | None:
-        """Path of the module that made a norm's input, seen through some types."""
-        x = self.feeds.get(norm)
-        for _ in range(len(self.order)):
-            path, x = self.maker.get(id(x), (None, None))
-            if path is None or not isinstance(self.modules[path], through):
-                return path
-        return None
+        self.batch = batch
+        self.seen: dict[str, Seen] = {}
+        self.first = True
+        # By id of a module's output: its path, and its input. The outputs are kept, so
+        # that no later tensor gets the id of an earlier one.
+        self.made: dict[int, tuple[str, object]] = {}
+        self.kept: list[Tensor] = []
+        self.nearest: str = ""  # where the last module that tells has its channels
+        self.dropout: tuple[str, float] | None = None
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks on batch norms and on modules without children."""
         handles = []
         for path, module in self.modules.items():
-            if is_norm(module):
+            norm = is_norm(module)
+            if norm:
+                before = self._hook_before(path)
                 handles.append(
-                    module.register_forward_pre_hook(
-                        lambda _, args, path=path: self.before(path, args)
-                    )
+                    module.register_forward_pre_hook(before, with_kwargs=True)
                 )
-            if is_norm(module) or not list(module.children()) or _whole(module):
-                handles.append(
-                    module.register_forward_hook(
-                        lambda _, args, out, path=path: self.after(path, args, out)
-                    )
-                )
+            if norm or not list(module.children()) or _of_one_piece(module):
+                handles.append(module.register_forward_hook(self._hook_after(path)))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            self.kept.clear()
-            self.maker, self.feeds = {}, {}
+
+    def end_of_batch(self) -> None:
+        self.first = False
+        self.made, self.kept = {}, []
+
+    def _hook_before(self, path: str):
+        def before(module, args, kwargs):
+            given = [*args, *kwargs.values()]
+            x = given[0] if given else None
+            if isinstance(x, Tensor) and x.dim() >= 2:
+                self._receive(path, x.detach(), x)
+
+        return before
+
+    def _receive(self, path: str, x: Tensor, original: Tensor) -> None:
+        one = self.seen.setdefault(path, Seen())
+        if self.first:
+            one.calls += 1
+            one.dropout = self.dropout or one.dropout
+            if not one.shape:
+                one.shape = tuple(x.shape)
+                one.per_image = x.numel() / max(x.size(1), 1) / self.batch
+                one.maker = self.made.get(id(original), (None,))[0]
+                one.axis = self._axis(original)
+                if x.dim() == 3 and min(x.shape[1:]) > 1:  # a variance needs two
+                    one.spread = _spread(x)
+        if x.is_floating_point():
+            one.moments.add(x)
+
+    def _hook_after(self, path: str):
+        def after(module, args, result):
+            if not self.first:
+                return
+            made = result[0] if isinstance(result, tuple) and result else result
+            if isinstance(made, Tensor):
+                given = args[0] if args else None
+                self.made.setdefault(id(made), (path, given))
+                self.kept.append(made)
+            if isinstance(module, _FIRST + _LAST):
+                self.nearest = "first" if isinstance(module, _FIRST) else "last"
+            if isinstance(module, DROPOUT) and 0 < module.p < 1:
+                self.dropout = path, module.p
+            elif is_norm(module) or isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                self.dropout = None
+
+        return after
+
+    def _axis(self, x: Tensor) -> str:
+        """Where the channels of a norm's input are, if the modules before tell."""
+        while id(x) in self.made:
+            path, given = self.made[id(x)]
+            module = self.modules[path]
+            if not isinstance(module, _THROUGH) or given is x:
+                if isinstance(module, _FIRST):
+                    return "first"
+                return "last" if isinstance(module, _LAST) else ""
+            x = given
+        # A function made it, which may have turned the axes: after a convolution that is
+        # rare, after a Linear it is what transposing is for.
+        return "first" if self.nearest == "first" else ""
 
 
-def _whole(module: nn.Module) -> bool:
+def _of_one_piece(module: nn.Module) -> bool:
+    """Whether PyTorch wrote its forward, so that what it returns is its own output."""
+    containers = nn.Sequential | nn.ModuleList | nn.ModuleDict
     home = type(module).__module__
-    return home.startswith("torch.nn") and not isinstance(
-        module, nn.Sequential | nn.ModuleList | nn.ModuleDict
-    )
+    return home.startswith("torch.nn") and not isinstance(module, containers)
 
 
 def _spread(x: Tensor) -> tuple[float, float]:
     whole = x.float().var().clamp(min=1e-30)
     return tuple((x.float().mean(d).var() / whole).item() for d in ((0, 2), (0, 1)))
-
-
-def modes(copy: nn.Module, original: nn.Module, norms_only: bool) -> None:
-    """Put the copy into training mode: as the original trains, or its batch norms alone."""
-    pairs = zip(copy.modules(), original.modules(), strict=True)
-    for module, model in list(pairs):
-        frozen = original.training and not model.training
-        if is_norm(module):
-            module.training = not frozen
-        else:
-            module.training = not norms_only and not frozen
-
-
-def observe(copy: nn.Module, inputs: list[Tensor], on_first=None) -> dict[str, Seen]:
-    """Run the batches; ``on_first`` sees the watch after the first one."""
-    watch = Watch(copy)
-    with torch.no_grad(), watch.attached():
-        watch.batch = len(inputs[0])
-        for x in inputs:
-            copy(x.clone())
-            if watch.first and on_first is not None:
-                on_first(watch)
-            watch.first = False
-            watch.kept.clear()
-            watch.maker, watch.feeds = {}, {}
-    return watch.seen
 
 
 def outputs_of(copy: nn.Module, x: Tensor) -> list[Tensor]:
@@ -165,20 +191,20 @@ def outputs_of(copy: nn.Module, x: Tensor) -> list[Tensor]:
 def recomputed(copy: nn.Module, x: Tensor) -> dict[str, tuple[int, int]]:
     """For each batch norm, its calls in a forward and in the backward after it."""
     counts: dict[str, list[int]] = {}
-    during = [0]
+    phase = 0
 
     def count(path):
-        counts.setdefault(path, [0, 0])[during[0]] += 1
+        counts.setdefault(path, [0, 0])[phase] += 1
 
-    norms = [(path, m) for path, m in copy.named_modules() if is_norm(m)]
     handles = [
-        m.register_forward_pre_hook(lambda *_, path=path: count(path))
-        for path, m in norms
+        module.register_forward_pre_hook(lambda *_, path=path: count(path))
+        for path, module in copy.named_modules()
+        if is_norm(module)
     ]
     try:
         with torch.enable_grad():
             total = sum(y.sum() for y in outputs_of(copy, x) if y.requires_grad)
-            during[0] = 1
+            phase = 1
             if isinstance(total, Tensor):
                 total.backward()
     finally:

@@ -5,11 +5,10 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bnutils.doctor.texts import TEXTS
+from bnutils.doctor.codes import SEVERITIES, TABLE, Found
 
-__all__ = ["Finding", "Report", "finding"]
+__all__ = ["Finding", "Report"]
 
-_ORDER = ("error", "warning", "note")
 _WIDTH = 88
 
 
@@ -41,14 +40,19 @@ class Finding:
     consequence: str
     remedy: str
 
-
-def finding(
-    code: str, path: str, evidence: str, value: float, severity: str | None = None
-) -> Finding:
-    """Make a finding with the texts that belong to its code."""
-    usual, consequence, remedy = TEXTS[code]
-    given = severity or usual
-    return Finding(given, code, path, evidence, float(value), consequence, remedy)
+    @classmethod
+    def of(cls, name: str, found: Found, path: str) -> "Finding":
+        """Put what a check found together with the texts of its code."""
+        code = TABLE[name]
+        return cls(
+            severity=found.severity or code.severity,
+            code=name,
+            path=path.rstrip("."),
+            evidence=found.evidence,
+            value=float(found.value),
+            consequence=code.means,
+            remedy=found.remedy or code.remedy,
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,8 +97,8 @@ class Report:
 
     def __getitem__(self, code: str) -> list[Finding]:
         """Return the findings of one code; KeyError names the codes there can be."""
-        if code not in TEXTS:
-            raise KeyError(f"no code {code!r}; there are: {', '.join(TEXTS)}")
+        if code not in TABLE:
+            raise KeyError(f"no code {code!r}; there are: {', '.join(TABLE)}")
         return [f for f in self if f.code == code]
 
     def __str__(self) -> str:
@@ -129,7 +133,7 @@ class Report:
         return (table if rows else f"<p>{_text(self._headline())}</p>") + notes
 
     def _headline(self) -> str:
-        kinds = [(s, sum(f.severity == s for f in self)) for s in _ORDER]
+        kinds = [(s, sum(f.severity == s for f in self)) for s in SEVERITIES]
         counts = ", ".join(_count(n, s) for s, n in kinds if n) or "no finding"
         seen = f"{_count(self.norms, 'batch norm')}, {_count(self.batches, 'batch')}"
         return f"{counts} ({seen} examined)"
@@ -140,11 +144,6 @@ class Report:
         for one in self:
             groups.setdefault((one.severity, one.code), []).append(one)
         return [sorted(g, key=lambda f: -abs(f.value)) for g in groups.values()]
-
-
-def ordered(findings: list[Finding]) -> list[Finding]:
-    """Worst first; otherwise as found."""
-    return sorted(findings, key=lambda f: _ORDER.index(f.severity))
 
 
 def _paths(group: list[Finding]) -> str:

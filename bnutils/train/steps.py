@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from bnutils import _modules as _context
 from bnutils import fast, norm
-from bnutils.fast import extension as _fast_build
+from bnutils.fast import extension
 from bnutils.train.optim import OPTIMIZERS, make_optimizer
 
 NORMS = {nn.BatchNorm1d, norm.BatchNorm1d, fast.BatchNorm1d}
@@ -24,11 +24,11 @@ class AutogradStep:
         self.optimizer = make_optimizer(kind, model, lr, weight_decay)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
 
-    def rate(self, factor: float) -> float:
-        """Set the learning rates for the next step; return the first."""
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rates of the next step; ``lr`` is that of the first group."""
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        return self.optimizer.param_groups[0]["lr"]
+        self.lr = self.optimizer.param_groups[0]["lr"]
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
         """Return loss and hits before the update; no update if the loss is not finite."""
@@ -67,20 +67,22 @@ class FusedStep:
             raise ValueError(
                 f"the model has {self.outputs} outputs for {classes} classes"
             )
-        kernel = _fast_build.load(build=True)
-        if isinstance(kernel, str):
-            raise RuntimeError(f"engine 'fused': {kernel}")
+        try:
+            kernel = extension.load(build=True)
+        except extension.NotAvailableError as reason:
+            raise RuntimeError(f"engine 'fused': {reason}") from reason
         momentum = OPTIMIZERS[kind][1].get("momentum", 0.0)
         self.kernel = kernel.Step(momentum, weight_decay, label_smoothing)
         for linear, bn in layers:
-            self.kernel.add(linear.weight, linear.bias, *_described(bn))
+            self.kernel.add_linear(linear.weight, linear.bias)
+            if bn is not None:
+                self.kernel.add_batch_norm(**_tensors_and_options(bn))
         self.inputs, self.dtype = layers[0][0].in_features, layers[0][0].weight.dtype
         self.normalised, self.peak = any(bn for _, bn in layers), lr
 
-    def rate(self, factor: float) -> float:
-        """Set the learning rate for the next step; return it."""
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rate of the next step, ``lr``."""
         self.lr = self.peak * factor
-        return self.lr
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
         """Return loss and hits before the update; no update if the loss is not finite."""
@@ -95,9 +97,11 @@ class FusedStep:
                 "Expected more than 1 value per channel when training, but got "
                 + _context.too_small(shape)
             )
-        loss, hits = self.kernel(x.contiguous(), y.contiguous(), self.lr)
-        if hits < 0:
-            raise ValueError(f"label {y[~hits]} for {self.outputs} classes")
+        found = self.kernel(x.contiguous(), y.contiguous(), self.lr)
+        loss, hits, row_of_bad_label = found
+        if row_of_bad_label >= 0:
+            label = y[row_of_bad_label]
+            raise ValueError(f"label {label} for {self.outputs} classes")
         return loss, hits
 
 
@@ -160,14 +164,18 @@ def _check_tensors(model: nn.Module) -> None:
         _refuse("contiguous parameters")
 
 
-def _described(bn: nn.Module | None) -> tuple:
-    """Return what the kernel needs of a BatchNorm layer, or of none."""
-    if bn is None:
-        return False, None, None, None, None, None, None, 0.0
-    state = (bn.running_mean, bn.running_var, bn.num_batches_tracked)
-    if not bn.track_running_stats:
-        state = (None, None, None)
-    return True, bn.weight, bn.bias, *state, bn.momentum, bn.eps
+def _tensors_and_options(bn: nn.Module) -> dict:
+    """Return what the kernel needs of a BatchNorm layer, by the kernel's names."""
+    kept = bn.track_running_stats  # a statistic that is not kept must not change
+    return {
+        "weight": bn.weight,
+        "bias": bn.bias,
+        "running_mean": bn.running_mean if kept else None,
+        "running_var": bn.running_var if kept else None,
+        "num_batches_tracked": bn.num_batches_tracked if kept else None,
+        "momentum": bn.momentum,
+        "eps": bn.eps,
+    }
 
 
 def _name(module: nn.Module) -> str:

@@ -1,0 +1,106 @@
+"""The table of findings. An entry stands right above the function that looks for it.
+
+To add a finding, write one function with one entry above it, in the module where it
+belongs: :mod:`settings` needs no data, :mod:`flow` looks at what stands around a batch
+norm, :mod:`statistics` needs batches. Nothing else has to be told; the tests ask that
+each code is found somewhere.
+
+::
+
+    @finding(
+        "odd-eps",
+        "note",
+        what="eps is negative",
+        means="the square root of a negative variance is NaN",
+        remedy="a small positive eps, such as 1e-5",
+    )
+    def odd_eps(case, path, norm):
+        if norm.eps < 0:
+            return Found(f"eps = {norm.eps:g}", norm.eps)
+
+A check gets the case (:class:`bnutils.doctor.case.Case`), and the path and the batch
+norm it is to judge. It returns what it found, or None if all is well there. Where it
+does not apply or cannot tell, it raises the reason.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["TABLE", "Code", "CouldNot", "Found", "NotApplicable", "finding"]
+
+SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Code:
+    """One kind of finding.
+
+    Attributes
+    ----------
+    name : str
+        Stable; what reports and scripts call it.
+    severity : "error", "warning" or "note"
+        The usual one; a single finding may have another.
+    what, means, remedy : str
+        What is looked for, what follows from it, and what to do.
+    check : callable
+        ``check(case, path, norm)`` for each batch norm, or ``check(case)`` for the model.
+    whole : bool
+        Whether the check is of the model rather than of each batch norm.
+    unless : tuple of str
+        Codes that explain this one, if they were found at the same batch norm.
+    """
+
+    name: str
+    severity: str
+    what: str
+    means: str
+    remedy: str
+    check: Callable
+    whole: bool
+    unless: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check found: evidence in words and the number in it.
+
+    ``path`` is that of another module than the one examined, ``severity`` and ``remedy``
+    replace the usual ones.
+    """
+
+    evidence: str
+    value: float
+    path: str | None = None
+    severity: str | None = None
+    remedy: str | None = None
+
+
+class NotApplicable(Exception):  # no error: there is nothing to ask
+    """Raised by a check: the question makes no sense for this batch norm."""
+
+
+class CouldNot(Exception):
+    """Raised by a check: it makes sense, but cannot be answered here."""
+
+
+TABLE: dict[str, Code] = {}
+
+
+def finding(
+    name: str,
+    severity: str,
+    *,
+    what: str,
+    means: str,
+    remedy: str,
+    whole: bool = False,
+    unless: tuple[str, ...] = (),
+) -> Callable[[Callable], Callable]:
+    """Enter the decorated check into the table."""
+
+    def enter(check: Callable) -> Callable:
+        TABLE[name] = Code(name, severity, what, means, remedy, check, whole, unless)
+        return check
+
+    return enter

@@ -1,0 +1,86 @@
+"""What :mod:`torch.fx` shows of a model without running it."""
+
+import operator
+
+from torch import fx, nn
+from torch.nn import functional as F
+
+from bnutils._modules import is_norm
+from bnutils.deploy.graph import LAYERS, graphs_of, survey
+
+__all__ = ["LAYERS", "Map", "read"]
+
+_DROPOUT = nn.modules.dropout._DropoutNd
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
+_NORMALISING = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class Map:
+    """What the graphs of a model show, by path.
+
+    Attributes
+    ----------
+    pairs : dict
+        From a batch norm to the layer whose output it alone receives.
+    calls : dict
+        From a batch norm to how often one forward calls it.
+    dropouts : dict
+        From a batch norm to the dropout upstream of it (no normalisation between them)
+        and its rate.
+    whole : bool
+        Whether every forward could be traced.
+    """
+
+    def __init__(self) -> None:
+        self.pairs: dict[str, str] = {}
+        self.calls: dict[str, int] = {}
+        self.dropouts: dict[str, tuple[str, float]] = {}
+        self.whole = True
+
+
+def read(copy: nn.Module) -> Map:
+    """Trace a copy of a model, whole or in parts."""
+    names = {module: path for path, module in copy.named_modules()}
+    found, opaque = Map(), {}
+    found.pairs = survey(copy).pairs
+    for root, graph in graphs_of(copy, opaque):
+        counts: dict[str, int] = {}
+        for node in graph.nodes:
+            module = _module(node, root)
+            if module is None or not is_norm(module):
+                continue
+            path = names[module]
+            counts[path] = counts.get(path, 0) + 1
+            if upstream := _dropout_above(node, root, names):
+                found.dropouts[path] = upstream
+        for path, count in counts.items():
+            found.calls[path] = max(count, found.calls.get(path, 0))
+    found.whole = not opaque
+    return found
+
+
+def _module(node: fx.Node, root: nn.Module) -> nn.Module | None:
+    return root.get_submodule(node.target) if node.op == "call_module" else None
+
+
+def _dropout_above(node: fx.Node, root: nn.Module, names) -> tuple[str, float] | None:
+    """The nearest dropout on any path into a batch norm, up to the norms before it."""
+    queue, seen = list(node.all_input_nodes), set()
+    while queue:
+        one = queue.pop(0)
+        if one in seen or one.target in (operator.attrgetter, getattr):
+            continue
+        seen.add(one)
+        module = _module(one, root)
+        if isinstance(module, _DROPOUT) and 0 < module.p < 1:
+            return names[module], module.p
+        if one.op == "call_function" and one.target in _DROPOUTS:
+            rate, active = one.kwargs["p"], one.kwargs["training"]  # never by position
+            if isinstance(rate, int | float) and 0 < rate < 1 and active is not False:
+                return one.name, rate
+        stops = module is not None and (
+            is_norm(module) or isinstance(module, _NORMALISING)
+        )
+        if not stops:
+            queue += one.all_input_nodes
+    return None

@@ -1,0 +1,345 @@
+"""What needs no data: settings, modes, stored statistics, the optimiser."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from patients import (
+    Called,
+    batches,
+    codes,
+    net,
+    stepped,
+    trained,
+    used,
+)
+from torch import nn
+from torch.nn import functional as F
+
+from bnutils import deploy, doctor
+
+
+def test_statistics_never_updated():
+    model = net().eval()
+    model, optimizer = trained(model)
+    (one,) = doctor.examine(model, None, optimizer)
+    assert one.code == "never-updated"
+    assert "64 optimiser steps" in one.evidence
+    assert codes(model, batches(shift=2), optimizer) == [
+        "never-updated"
+    ]  # not stale too
+    assert "never-updated" in codes(model)  # beta tells, without the optimiser
+    deploy.recalibrate(model, batches())
+    assert codes(model, batches(), optimizer) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_statistics_that_are_no_statistics(value):
+    model, _ = trained()
+    model[1].running_var[2] = value
+    assert "nonfinite-statistics" in codes(model)
+
+
+def test_left_in_training_mode():
+    model, _ = trained(nn.Sequential(net(), nn.ReLU(), nn.BatchNorm1d(3)))
+    model.eval()
+    assert codes(model) == []
+    model[2].train()
+    assert [f.path for f in doctor.examine(model)["train-mode-in-eval"]] == ["2"]
+
+
+def test_frozen_by_requires_grad_only():
+    model, _ = trained()
+    model[1].requires_grad_(False)
+    assert codes(model) == ["frozen-by-requires-grad"]
+    model[1].eval()
+    assert codes(model, batches(shift=5)) == []  # frozen for good: its own choice
+    model.eval()
+    assert codes(model) == []
+
+
+@pytest.mark.parametrize(
+    ("momentum", "code"),
+    [(0, "momentum-zero"), (1.0, "momentum-one"), (1.5, "momentum-range")],
+)
+def test_momentum(momentum, code):
+    assert code in codes(net(momentum=momentum))
+    assert code not in codes(net(momentum=0.5))
+    assert code not in codes(net(momentum=momentum, track_running_stats=False))
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.Adam, torch.optim.AdamW])
+def test_accumulation_counts_several_batches_per_step(optimiser):
+    model = net()
+    optimizer = optimiser(model.parameters(), weight_decay=0.0)
+    for step in range(42):
+        model(batches(1)[0]).sum().backward()
+        if step % 4 == 3:
+            optimizer.step()
+    (one,) = doctor.examine(model, None, optimizer)["several-forwards"]
+    assert "42 batches seen in 10 optimiser steps: 4 per step" in one.evidence
+
+
+def test_two_calls_in_one_forward_are_no_accumulation_as_well():
+    bn = nn.BatchNorm1d(6)
+    model = Called(
+        lambda m, x: m.bn(m.fc(m.bn(x))), bn=bn, fc=nn.Linear(6, 6, bias=False)
+    )
+    model, optimizer = trained(model)
+    assert int(bn.num_batches_tracked) == 128  # in 64 steps
+    assert codes(model, batches(), optimizer) == ["shared-norm"]
+
+
+def test_weight_decay_on_gamma():
+    model = net()
+    everything = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.01)
+    (one,) = doctor.examine(model, None, everything)
+    assert (one.code, one.severity, one.value) == ("decayed-norm", "note", 0.01)
+    own = list(model[1].parameters())
+    rest = [*model[0].parameters(), *model[3].parameters()]
+    groups = [
+        {"params": rest, "weight_decay": 0.01},
+        {"params": own, "weight_decay": 0},
+    ]
+    assert codes(model, None, torch.optim.SGD(groups, 0.1)) == []
+
+
+def test_dead_channels():
+    model, _ = trained()
+    model[1].weight.data[[2, 5]] = 1e-9
+    (one,) = doctor.examine(model)["dead-channels"]
+    assert (one.value, one.severity) == (2, "note")
+    model[1].weight.data.zero_()
+    (one,) = doctor.examine(model)["dead-channels"]
+    assert (one.value, one.severity) == (8, "warning")
+    model[1].weight.data.fill_(-0.02)  # small, but all alike, is no reason
+    assert codes(model) == []
+
+
+def test_no_running_statistics():
+    assert codes(net(track_running_stats=False)) == ["no-running-stats"]
+    model, _ = trained()
+    model[1].track_running_stats = False
+    assert codes(model) == ["tracking-off"]
+
+
+def test_sync_batch_norm_without_a_process_group():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(net())
+    assert doctor.examine(model).codes == ["sync-without-group"]
+    with mock.patch("torch.distributed.is_initialized", return_value=True):
+        assert doctor.examine(model).codes == []
+
+
+def test_statistics_that_are_none_are_counted_by_channel():
+    bn = used()
+    bn.running_mean[0], bn.running_mean[1] = np.nan, -np.inf
+    bn.running_var[:] = torch.tensor([np.nan, 1.0, 0.0, -1e-9])
+    (one,) = doctor.examine(bn)
+    assert (one.code, one.value) == ("nonfinite-statistics", 3)
+    assert one.evidence.startswith("3 of 4 channels: ")
+
+
+def test_modes_are_counted_over_the_batch_norms():
+    model = nn.Sequential(*(nn.BatchNorm1d(4) for _ in range(3))).eval()
+    model[1].train()
+    (one,) = doctor.examine(model)
+    assert (one.path, one.value) == ("1", 1)
+    assert one.evidence.startswith("1 of 3 batch norms are in training mode")
+
+
+def test_frozen_means_that_no_parameter_of_it_requires_a_gradient():
+    bn = used()
+    bn.weight.requires_grad_(False)
+    assert not doctor.examine(bn)
+    bn.bias.requires_grad_(False)
+    (one,) = doctor.examine(bn)
+    assert (one.code, one.value) == ("frozen-by-requires-grad", 8)
+    assert "none of its 8 parameters" in one.evidence
+    assert not doctor.examine(used(affine=False))
+
+
+def test_frozen_norms_are_found_after_others_that_are_not():
+    model = nn.Sequential(used(), used(), used())
+    model[1].requires_grad_(False)
+    assert [f.path for f in doctor.examine(model)] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "var", "count", "found"),
+    [
+        (0.0, 1.0, 0, True),
+        (0.0, 1.0, None, True),
+        (0.0, 1.0, 1, False),
+        (0.1, 1.0, 0, False),
+        (0.0, 1.1, 0, False),
+    ],
+)
+def test_never_updated_takes_untouched_statistics_in_a_trained_model(
+    mean, var, count, found
+):
+    bn = nn.BatchNorm1d(4)
+    bn.running_mean[2], bn.running_var[2] = mean, var
+    bn.num_batches_tracked = None if count is None else torch.tensor(count)
+    assert not doctor.examine(bn)["never-updated"]  # fresh
+    report = doctor.examine(nn.Sequential(used(), bn))
+    assert [f.path for f in report["never-updated"]] == ["1"] * found
+    for one in report["never-updated"]:
+        assert one.evidence.startswith("0 batches seen in a trained model: ")
+        assert one.value == 0
+
+
+def test_a_shift_that_differs_between_channels_tells_of_training():
+    bn = nn.BatchNorm1d(4)
+    bn.bias.data.fill_(0.5)
+    assert not doctor.examine(bn)
+    bn.bias.data[3] = 0.25
+    assert doctor.examine(bn).codes == ["never-updated"]
+
+
+@pytest.mark.parametrize(
+    ("momentum", "code"),
+    [
+        (0, "momentum-zero"),
+        (1, "momentum-one"),
+        (-0.25, "momentum-range"),
+        (1.25, "momentum-range"),
+        (0.001, None),
+        (0.999, None),
+        (None, None),
+    ],
+)
+def test_momentum_outside_of_its_range(momentum, code):
+    found = [
+        (f.code, f.value) for f in doctor.examine(nn.BatchNorm1d(4, momentum=momentum))
+    ]
+    assert found == ([(code, momentum)] if code else [])
+
+
+def test_one_missing_statistic_is_enough():
+    bn = used()
+    bn.running_var = None
+    (one,) = doctor.examine(bn)
+    assert (one.code, one.value) == ("no-running-stats", 0)
+    assert one.evidence == "0 running statistics kept"
+
+
+@pytest.mark.parametrize(
+    ("gamma", "dead", "severity"),
+    [
+        ([1.0, 1.0, 1.0, 8.6e-4], 1, "note"),  # rms 0.866
+        ([1.0, -1.0, 1.0, -8.6e-4], 1, "note"),
+        ([1.0, 1.0, 1.0, 8.7e-4], 0, None),
+        ([1.0, 1.0, 0.0, 0.0], 2, "warning"),
+        ([1.0, 0.0, 0.0, 0.0], 3, "warning"),
+        ([1.0, 1.0, 1.0, 0.0, 0.0], 2, "note"),
+        ([1e-6] * 4, 4, "warning"),
+        ([1.1e-6] * 4, 0, None),
+        ([0.0] * 4, 4, "warning"),
+    ],
+)
+def test_dead_channels_by_hand(gamma, dead, severity):
+    bn = used(len(gamma))
+    bn.weight.data = torch.tensor(gamma)
+    found = [(f.value, f.severity) for f in doctor.examine(bn)]
+    assert found == ([(dead, severity)] if dead else [])
+    for one in doctor.examine(bn):
+        rms = np.sqrt(np.square(gamma).mean())
+        assert one.evidence == (
+            f"{dead} of {len(gamma)} channels: |gamma| below 0.001 of the layer's "
+            f"{rms:.2g}"
+        )
+
+
+def test_weight_decay_counts_by_group():
+    model = nn.Sequential(used(), used(), used(affine=False), nn.Linear(4, 4))
+    groups = [
+        {"params": [model[0].bias], "weight_decay": 0.5},
+        {"params": [model[1].weight], "weight_decay": 0.0},
+        {"params": list(model[3].parameters()), "weight_decay": 0.25},
+    ]
+    (one,) = doctor.examine(model, None, torch.optim.SGD(groups, 0.1))
+    assert (one.code, one.path, one.value) == ("decayed-norm", "0", 0.5)
+    assert one.evidence == "weight_decay = 0.5"
+
+
+@pytest.mark.parametrize(
+    ("count", "k"),
+    [
+        (20, 2),
+        (22, 2),  # within k of k times the steps
+        (18, 2),
+        (23, None),
+        (17, None),
+        (10, None),
+        (0, None),
+        (320, 32),
+        (330, None),
+    ],
+)
+def test_several_forwards_are_a_multiple_of_the_steps(count, k):
+    model = nn.Sequential(used(), used(affine=False))
+    for bn in model:
+        bn.num_batches_tracked.fill_(count)
+    found = doctor.examine(model, None, stepped(model, 10))["several-forwards"]
+    assert [(f.path, f.value) for f in found] == ([("0", k), ("1", k)] if k else [])
+    for one in found:
+        words = f"{count} batches seen in 10 optimiser steps: {k} per step"
+        assert one.evidence == words
+
+
+def test_several_forwards_are_the_same_in_every_norm_that_trains():
+    model = nn.Sequential(used(), used())
+    model[0].num_batches_tracked.fill_(20)
+    model[1].num_batches_tracked.fill_(40)
+    assert not doctor.examine(model, None, stepped(model, 10))["several-forwards"]
+    model[1].eval()
+    optimizer = stepped(model, 10)
+    (one,) = doctor.examine(model, None, optimizer)["several-forwards"]
+    assert one.path == "0"
+    model[1].train()
+    own = [(p, 20) for p in model[1].parameters()]  # its own steps count
+    optimizer = stepped(model, 10, own)
+    assert len(doctor.examine(model, None, optimizer)["several-forwards"]) == 2
+
+
+class Bare(nn.Module):
+    """A batch norm of somebody else: no affine parameters, no count of batches."""
+
+    num_features, eps, momentum, track_running_stats = 4, 1e-5, 0.1, True
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(4))
+        self.register_buffer("running_var", torch.ones(4))
+
+    def forward(self, x):
+        stored = self.running_mean, self.running_var
+        return F.batch_norm(x, *stored, training=self.training, momentum=0.1)
+
+
+def test_norms_of_others_are_examined_as_far_as_they_go():
+    model = nn.Sequential(nn.Linear(4, 4), Bare())
+    adam = stepped(model, 10)
+    x = torch.randn(64, 4)
+    for args in ((), (x,), (None, adam), (x, adam)):
+        report = doctor.examine(model, *args)
+        trained = ["never-updated"] if len(args) == 2 else []
+        # without a known class the graph names no pair: the bias is tested by running
+        tested = ["redundant-bias"] if args and args[0] is not None else []
+        assert report.codes == trained + tested
+        assert not report.notes
+
+
+def test_statistics_that_are_kept_but_not_tracked_are_two():
+    bn = used()
+    bn.track_running_stats = False
+    (one,) = doctor.examine(bn)
+    assert (one.code, one.value) == ("tracking-off", 2)
+
+
+def test_an_optimiser_without_weight_decay_decays_nothing():
+    bn = used()
+    assert not doctor.examine(bn, None, torch.optim.LBFGS(bn.parameters()))
