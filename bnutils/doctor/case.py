@@ -242,7 +242,7 @@ class Case:
         """Tell whose failure it is: that of the watching, of the copy, or of the model."""
         if "more than 1 value per channel" in str(error):
             self.one_value = True
-            self._not_run("these batches leave one value per channel in training mode")
+            self.not_run = "the batches leave one value per channel in training mode"
             return
         try:
             with torch.no_grad():

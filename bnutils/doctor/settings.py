@@ -7,7 +7,7 @@ from bnutils._modules import norms_of
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
 from bnutils.doctor.habits import is_blank, seen_batches
 
-__all__ = ["affine", "stored"]
+__all__ = ["affine", "counts_of", "no_steps", "stored"]
 
 _DEAD = 1e-3  # |gamma| relative to the layer's root mean square
 _FLAT = 1e-6  # |gamma| of a whole layer
@@ -288,7 +288,7 @@ def decayed_norm(case, path, norm):
             return Found(f"weight_decay = {decay:g}", decay)
 
 
-def _counts(case) -> dict[str, tuple[int, int]]:
+def counts_of(case) -> dict[str, tuple[int, int]]:
     """Batches seen and steps taken, for batch norms that train and count."""
     counts = {}
     for path, norm in case.norms.items():
@@ -314,9 +314,9 @@ def several_forwards(case, path, norm):
     one in a hundred at 10,000; hence also: the same k in every batch norm that trains.
     Two stages of training, with a new optimiser for the second, look the same: a note.
     """
-    counts = _counts(case)
+    counts = counts_of(case)
     if path not in counts:
-        raise CouldNot(_no_steps(case))
+        raise CouldNot(no_steps(case))
     n, steps = counts[path]
     k = round(n / steps)
     together = all(
@@ -328,24 +328,8 @@ def several_forwards(case, path, norm):
         return Found(text, k)
 
 
-@finding(
-    "fewer-forwards",
-    "warning",
-    what="fewer batches seen than nine tenths of the steps taken",
-    means="it was in evaluation mode while its weights trained: what it learned fits the "
-    "stored statistics, not those of batches",
-    remedy="call train() again after each validation; keep eval() if that was intended",
-)
-def fewer_forwards(case, path, norm):
-    counts = _counts(case)
-    if path not in counts:
-        raise CouldNot(_no_steps(case))
-    n, steps = counts[path]
-    if steps >= 20 and 0 < n < 0.9 * steps and case.habit(path).updates:
-        return Found(f"{n} batches seen in {steps} optimiser steps", n)
-
-
-def _no_steps(case) -> str:
+def no_steps(case) -> str:
+    """Why batches cannot be compared with steps."""
     if case.optimizer is None:
         return "no optimizer was given"
     return f"{type(case.optimizer).__name__} counts no steps, or has taken none"

@@ -9,7 +9,7 @@ from bnutils.doctor.case import short
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
 from bnutils.doctor.habits import Habit, is_blank, seen_batches
 from bnutils.doctor.observe import Seen
-from bnutils.doctor.settings import stored
+from bnutils.doctor.settings import counts_of, no_steps, stored
 
 __all__ = ["limit", "memory"]
 
@@ -232,6 +232,31 @@ def _unfinished(norm: nn.Module, habit: Habit) -> str:
 
 
 @finding(
+    "fewer-forwards",
+    "warning",
+    what="fewer batches seen than nine tenths of the steps taken",
+    means="it was in evaluation mode while its weights trained: what they learned fits the "
+    "stored statistics, not those of batches",
+    remedy="call train() again after each validation; keep eval() if that was intended",
+)
+def fewer_forwards(case, path, norm):
+    """Recalibrating counts anew as well, but then the statistics fit the data."""
+    counts = counts_of(case)
+    if path not in counts:
+        raise CouldNot(no_steps(case))
+    n, steps = counts[path]
+    if not (steps >= 20 and 0 < n < 0.9 * steps and case.habit(path).updates):
+        return None
+    text = f"{n} batches seen in {steps} optimiser steps"
+    one = case.norms_only.seen.get(path)
+    if one is None:
+        return Found(f"{text}, if it was not recalibrated", n, severity="note")
+    mean, var = _doubles(norm)
+    if not _fits(mean, var, one.moments.mean, one.moments.var):
+        return Found(text, n)
+
+
+@finding(
     "batches-differ",
     "warning",
     what="means of batches scatter more than those of random batches",
@@ -293,17 +318,16 @@ def batch_of_one(case):
     if case.batches is None:
         raise CouldNot("no batches were given")
     sizes, usual = case.batches.sizes, case.batches.size
-    if case.one_value and case.trains:
-        return Found(f"a batch of {usual} has 1 value per channel", 1, path="")
-    if 1 not in sizes:
-        return None
-    for path, norm in case.norms.items():
+    norms = case.norms if 1 in sizes else {}
+    for path, norm in norms.items():
         one = case.as_training.seen.get(path)
         # Not reached: only BatchNorm1d is sure to have one value per image.
         refuses = one.per_image == 1 if one else isinstance(norm, nn.BatchNorm1d)
         by_batch = norm.running_mean is None
         if refuses and (by_batch or (case.trains and norm.training)):
             return Found(f"{_which(case)} has 1 value per channel", 1, path=path)
+    if case.one_value and case.trains:  # known from the error alone
+        return Found(f"a batch of {usual} has 1 value per channel", 1)
     return None
 
 
