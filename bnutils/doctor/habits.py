@@ -1,5 +1,6 @@
 """What a batch norm does with its statistics: tried, where its class does not tell."""
 
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,8 @@ def habit_of(norm: nn.Module) -> Habit:
     """
     momentum = getattr(norm, "momentum", None)
     tracks = getattr(norm, "track_running_stats", True)
-    known = type(norm).forward in _KNOWN and "forward" not in vars(norm)
+    forward = inspect.getattr_static(type(norm), "forward", None)
+    known = forward in _KNOWN and "forward" not in vars(norm)
     if known or norm.running_mean is None or is_lazy(norm.running_mean):
         return Habit(bool(tracks), momentum)
     measured = _measured(norm)

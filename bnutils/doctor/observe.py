@@ -12,7 +12,15 @@ from bnutils._modules import is_norm
 from bnutils.doctor.moments import Moments
 from bnutils.norm import BatchNorm1d
 
-__all__ = ["Run", "Seen", "observe", "output_of", "outputs_of", "recomputed"]
+__all__ = [
+    "CallsOriginal",
+    "Run",
+    "Seen",
+    "observe",
+    "output_of",
+    "outputs_of",
+    "recomputed",
+]
 
 _POSITIONS = 64  # of an output with a position for each pixel
 DROPOUT = nn.modules.dropout._DropoutNd
@@ -95,9 +103,19 @@ class Run:
     strangers: dict[str, int] = field(default_factory=dict)
 
 
-def observe(copy: nn.Module, batches: list, call=None) -> Run:
-    """Run the batches and watch the batch norms."""
-    watch = _Watch(copy, size_of(batches[0]))
+class CallsOriginal(Exception):
+    """The copy calls a batch norm of the original, which must not change."""
+
+
+def observe(copy: nn.Module, batches: list, call=None, original=None) -> Run:
+    """Run the batches and watch the batch norms.
+
+    Raises
+    ------
+    CallsOriginal
+        A function that was kept as an attribute refers to the original model.
+    """
+    watch = _Watch(copy, size_of(batches[0]), original)
     with torch.no_grad(), watch.attached():
         outputs = [output_of(copy, batch, call, watch) for batch in batches]
     return Run(watch.seen, outputs, watch.strangers)
@@ -121,7 +139,7 @@ def output_of(copy: nn.Module, batch: object, call=None, watch=None) -> Tensor |
 class _Watch:
     """Hooks on a copy; in the first batch, which module made which tensor."""
 
-    def __init__(self, model: nn.Module, batch: int) -> None:
+    def __init__(self, model: nn.Module, batch: int, original=None) -> None:
         self.modules = dict(model.named_modules())
         self.batch = batch
         self.seen: dict[str, Seen] = {}
@@ -134,6 +152,7 @@ class _Watch:
         self.dropout: tuple[str, float] | None = None
         self.strangers: dict[str, int] = {}
         self.known = set(self.modules.values())
+        self.original = set() if original is None else set(original.modules())
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
@@ -162,6 +181,8 @@ class _Watch:
         self.made, self.kept = {}, []
 
     def _meet(self, module: nn.Module, args: tuple) -> None:
+        if module in self.original and is_norm(module):
+            raise CallsOriginal
         if is_norm(module) and module not in self.known:
             name = type(module).__name__
             self.strangers[name] = self.strangers.get(name, 0) + self.first

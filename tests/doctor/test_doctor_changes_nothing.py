@@ -287,3 +287,24 @@ def test_a_replica_of_a_lazy_norm_is_lazy_with_its_dtype_and_device(dtype, devic
     for buffer in (twin.running_mean, twin.running_var):
         assert torch.nn.parameter.is_lazy(buffer)
         assert (buffer.dtype, buffer.device.type) == (dtype, device)
+
+
+def test_a_forward_that_refers_to_the_original_is_not_run():
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+    model.forward = lambda x: model[1](model[0](x))  # a copy has the same function
+    report = doctor.examine(model, torch.randn(32, 6))
+    assert report.batches == 0
+    assert "calls batch norms of the original" in report.notes[0]
+    assert int(model[1].num_batches_tracked) == 0
+
+
+def test_the_train_method_of_the_model_is_never_called():
+    class Trainer(nn.Sequential):
+        def train(self, *args):
+            raise RuntimeError("the training was started")
+
+        eval = train
+
+    model = Trainer(nn.Linear(6, 6, bias=False), nn.BatchNorm1d(6))
+    report = doctor.examine(model, batches())
+    assert (report.codes, report.notes, report.batches) == ([], [], 8)
