@@ -587,6 +587,7 @@ def stochastic_depth():
     "uci-cbcl/UFold#18, BCV-Uniandes/DMS#30",
     "evaluation-differs",
     half=("batches-differ", "stale-statistics"),
+    words="did not help",
     fresh=True,
 )
 def single_images_that_differ():
