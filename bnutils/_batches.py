@@ -27,6 +27,8 @@ __all__ = [
     "finite",
     "main_output",
     "mapped",
+    "mixed",
+    "rows",
     "size_of",
     "target_of",
     "tensors_in",
@@ -171,20 +173,23 @@ def mapped(value: object, function: Callable[[Tensor], Tensor]) -> object:
     """A batch of the same form with each tensor replaced."""
     if isinstance(value, Tensor):
         return function(value)
+    return _rebuilt(value, lambda part: mapped(part, function))
+
+
+def _rebuilt(value: object, change: Callable[[object], object]) -> object:
+    """A container of the same kind, with each of its parts changed."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Mapping):
-        changed = {k: mapped(v, function) for k, v in _fields(value).items()}
         twin = object.__new__(type(value))  # whatever its constructor asks for
-        for name, part in changed.items():
-            object.__setattr__(twin, name, part)
+        for name, part in _fields(value).items():
+            object.__setattr__(twin, name, change(part))
         return twin
-    if isinstance(value, dict):
-        return type(value)((k, mapped(v, function)) for k, v in value.items())
     if isinstance(value, Mapping):
-        return {k: mapped(v, function) for k, v in value.items()}
+        kind = type(value) if isinstance(value, dict) else dict
+        return kind((k, change(v)) for k, v in value.items())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(v, function) for v in value))
+        return type(value)(*map(change, value))
     if isinstance(value, tuple | list):
-        return type(value)(mapped(v, function) for v in value)
+        return type(value)(map(change, value))
     return value
 
 
@@ -233,3 +238,48 @@ def main_output(output: object, size: int) -> Tensor | None:
         if y.is_floating_point() and y.dim() and len(y) == size:
             return y
     return None
+
+
+# ------------------------------------------------------------------ parts of a batch
+
+
+def rows(batch: object, index: slice | list[int]) -> object:
+    """Some examples of a batch: rows of what has as many rows as the batch is large."""
+    size = size_of(batch)
+
+    def part(value: object) -> object:
+        if isinstance(value, Tensor):
+            return value[index] if value.dim() and len(value) == size else value
+        if isinstance(value, list) and len(value) == size and size > 1:
+            return (
+                value[index] if isinstance(index, slice) else [value[i] for i in index]
+            )
+        return _rebuilt(value, part)
+
+    return part(batch)
+
+
+def mixed(a: object, b: object) -> tuple[object, object]:
+    """Two batches out of two of the same form and size: every second example of each."""
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    return (
+        _joined(rows(a, even), rows(b, even)),
+        _joined(rows(a, odd), rows(b, odd)),
+    )
+
+
+def _joined(a: object, b: object) -> object:
+    """One batch of two that have the same form."""
+    if isinstance(a, Tensor):
+        return torch.cat([a, b]) if a.dim() else a
+    if isinstance(a, list) and len(a) == len(b) == size_of(a) > 1 and _are_images(a):
+        return [*a, *b]
+    if (named := _fields(a)) is not None and not isinstance(a, tuple):
+        parts = iter([_joined(v, _fields(b)[k]) for k, v in named.items()])
+        return _rebuilt(a, lambda _: next(parts))
+    if isinstance(a, tuple | list):
+        if len(a) == len(b) and a and not any(True for _ in tensors_in(a[0])):
+            return a
+        parts = iter([_joined(x, y) for x, y in zip(a, b, strict=True)])
+        return _rebuilt(a, lambda _: next(parts))
+    return a

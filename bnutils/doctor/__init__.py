@@ -15,12 +15,14 @@ in the order in which it works:
 ``for code in doctor.codes.TABLE.values()`` goes through all that is looked for.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from bnutils._modules import device_of
 from bnutils.doctor.batches import take
-from bnutils.doctor.case import Case
+from bnutils.doctor.case import Case, short
 from bnutils.doctor.codes import SEVERITIES, TABLE, CouldNot, Found, NotApplicable
 from bnutils.doctor.copies import random_states_kept, unwrap
 from bnutils.doctor.report import Finding, Report
@@ -39,6 +41,8 @@ def examine(
     model: nn.Module,
     loader: object = None,
     optimizer: torch.optim.Optimizer | None = None,
+    *,
+    call: Callable | None = None,
 ) -> Report:
     """Examine every batch norm of a model and report what is wrong with it.
 
@@ -86,39 +90,97 @@ def examine(
     prefix, inner = unwrap(model)
     with random_states_kept(loader):
         batches = None if loader is None else take(loader, device_of(inner))
-        case = Case(inner, batches, optimizer)
-        findings = [
-            Finding.of(code, found, prefix + path)
-            for code, path, found in _explained(_checked(case))
-        ]
+        case = Case(inner, batches, optimizer, call)
+        results, checked = _checked(case)
+    findings = [
+        Finding.of(code, found, prefix + path)
+        for code, path, found in _explained(results)
+    ]
     findings.sort(key=lambda one: SEVERITIES.index(one.severity))  # else as found
-    return Report(findings, len(case.norms), case.used, case.notes)
+    return Report(
+        findings,
+        len(case.norms),
+        case.used,
+        case.notes + _remarks(case),
+        checked,
+        case.comparison,
+    )
 
 
-def _checked(case: Case) -> list[tuple[str, str, Found]]:
-    """Ask every check about every batch norm: code, path, and what was found there."""
-    results = []
+def _checked(case: Case) -> tuple[list[tuple[str, str, Found]], dict]:
+    """Ask every check about every batch norm.
+
+    Returns what was found (code, path, what), and for each code what became of it at
+    each path: "found", "fine", or why it did not apply or could not be told.
+    """
+    results, checked = [], {}
     for name, code in TABLE.items():
         places = [("", None)] if code.whole else case.norms.items()
+        checked[name] = {}
         for path, norm in places:
             try:
                 found = code.check(case) if code.whole else code.check(case, path, norm)
-            except (NotApplicable, CouldNot):
-                continue
-            if found is not None:
-                where = path if found.path is None else found.path
-                results.append((name, where, found))
-    return results
+            except NotApplicable as reason:
+                checked[name][path] = f"not applicable: {reason}"
+            except CouldNot as reason:
+                checked[name][path] = f"could not: {reason}"
+            except Exception as error:  # a fault of the check is none of the model
+                checked[name][path] = f"could not: the check failed ({short(error)})"
+                case.notes.append(
+                    f"{name} at '{path}': the check failed ({short(error)})"
+                )
+            else:
+                checked[name][path] = "fine" if found is None else "found"
+                if found is not None:
+                    where = path if found.path is None else found.path
+                    results.append((name, where, found))
+    return results, checked
 
 
 def _explained(results: list[tuple[str, str, Found]]) -> list[tuple[str, str, Found]]:
-    """Leave out what another finding at the same place explains."""
+    """Leave out what another finding explains: at the same place, or in the model."""
     places = {(name, path) for name, path, _ in results}
-    return [
-        (name, path, found)
-        for name, path, found in results
-        if not any((other, path) in places for other in TABLE[name].unless)
-    ]
+    names = {name for name, _ in places}
+    kept = []
+    for name, path, found in results:
+        code = TABLE[name]
+        explained = (
+            names & set(code.unless)
+            if code.whole
+            else any((other, path) in places for other in code.unless)
+        )
+        if not explained:
+            kept.append((name, path, found))
+    return kept
+
+
+def _remarks(case: Case) -> list[str]:
+    """What the reader should know of batch norms that were not examined."""
+    remarks = []
+    if case.used:
+        missed = [path for path in case.norms if path not in case.as_training.seen]
+        if missed:
+            few = ", ".join(path or "the model" for path in missed[:3])
+            more = f" and {len(missed) - 3} more" if len(missed) > 3 else ""
+            remarks.append(
+                f"no batch reached {few}{more} ({len(missed)} of {len(case.norms)})"
+            )
+    for path, module in case.model.named_modules():
+        name = type(module).__name__.lower()
+        if (
+            "batchnorm" in name
+            and path not in case.norms
+            and not list(module.children())
+        ):
+            remarks.append(
+                f"'{path}' is a {type(module).__name__}, but keeps no running_mean and "
+                "running_var: not examined"
+            )
+    if isinstance(case.model, torch.fx.GraphModule) and not case.norms:
+        n = sum("batch_norm" in str(node.target) for node in case.model.graph.nodes)
+        if n:
+            remarks.append(f"{n} batch norms are operations of a graph: not examined")
+    return remarks
 
 
 def _require(model: object, optimizer: object) -> None:

@@ -1,12 +1,13 @@
 """What needs no data: settings, modes, stored statistics, the optimiser."""
 
-import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parameter import is_lazy
 
+from bnutils._modules import norms_of
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
+from bnutils.doctor.habits import is_blank, seen_batches
 
-__all__ = ["affine", "is_fresh", "steps_of", "stored"]
+__all__ = ["affine", "counts_of", "no_steps", "stored"]
 
 _DEAD = 1e-3  # |gamma| relative to the layer's root mean square
 _FLAT = 1e-6  # |gamma| of a whole layer
@@ -28,39 +29,6 @@ def stored(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def seen_batches(norm: nn.Module) -> int | None:
-    """How many batches a norm has counted; None where it does not count."""
-    count = getattr(norm, "num_batches_tracked", None)
-    return None if count is None or is_lazy(count) else int(count)
-
-
-def steps_of(optimizer: torch.optim.Optimizer | None, parameters=None) -> int | None:
-    """How many steps an optimiser's state has counted; None where it does not count."""
-    if optimizer is None:
-        return None
-    states = optimizer.state
-    wanted = states if parameters is None else [p for p in parameters if p in states]
-    counts = [states[p]["step"] for p in wanted if "step" in states[p]]
-    return max((int(c) for c in counts), default=None)
-
-
-def is_fresh(norms: dict[str, nn.Module], optimizer) -> bool:
-    """Whether nothing says that the model was trained: no batch, no step, no shift.
-
-    A shift (beta) starts with one value for all channels in every common scheme; after
-    training its values differ.
-    """
-    if optimizer is not None and optimizer.state:
-        return False
-    for norm in norms.values():
-        shift = getattr(norm, "bias", None)
-        if seen_batches(norm):
-            return False
-        if shift is not None and not is_lazy(shift) and bool((shift != shift[0]).any()):
-            return False
-    return True
-
-
 # ------------------------------------------------------------------ stored statistics
 
 
@@ -76,7 +44,17 @@ def nonfinite_statistics(case, path, norm):
     bad = ~mean.isfinite() | ~var.isfinite() | (var < 0)
     if n := int(bad.sum()):
         text = f"{n} of {bad.numel()} channels: not finite, or a negative variance"
-        return Found(text, n)
+        remedy = None
+        if bool(mean.isfinite().all() & var.isfinite().all()):
+            if bool((mean > 0).all()):  # as every variance is
+                text += "; all means are positive: are the two arrays swapped?"
+                remedy = "exchange running_mean and running_var; else recalibrate"
+            else:
+                remedy = (
+                    "a variance was averaged or reduced by hand: leave buffers out of that, "
+                    "then recalibrate"
+                )
+        return Found(text, n, remedy=remedy)
 
 
 @finding(
@@ -107,8 +85,8 @@ def frozen_by_requires_grad(case, path, norm):
     own = affine(norm)
     if not own:
         raise NotApplicable("it has no parameters")
-    if not (case.model.training and norm.training):
-        raise NotApplicable("it is in evaluation mode")
+    if not case.model.training or case.frozen(path):
+        raise NotApplicable("its statistics do not move")
     if not any(p.requires_grad for p in own):
         n = sum(p.numel() for p in own)
         text = f"training mode, but none of its {n} parameters requires a gradient"
@@ -124,22 +102,61 @@ def frozen_by_requires_grad(case, path, norm):
 )
 def never_updated(case, path, norm):
     mean, var = stored(norm)
+    if seen_batches(norm) or mean.any() or not bool((var == 1).all()):
+        return None
+    blank = is_blank(norm)
+    start = "0 batches seen"
+    end = "mean 0, variance 1 in all channels"
+    stepped = case.optimizer is not None and bool(case.optimizer.state)
+    if stepped and not case.habit(path).updates:
+        text = f"a {type(norm).__name__} that never updates: {end}"
+        remedy = "load its statistics, or use batch norm where you train from scratch"
+        return Found(text, 0, remedy=remedy)
+    if case.steps:
+        return Found(f"{start} after {case.steps} optimiser steps: {end}", 0)
+    if not case.fresh and not (blank and case.model.training):
+        loaded = "; weight and bias are new as well: loaded in part?" if blank else ""
+        return Found(f"{start} in a trained model: {end}{loaded}", 0)
+    if case.fresh and not case.model.training and (why := _trained_weights(case.model)):
+        return Found(f"{start}, but the weights were trained ({why}): {end}", 0)
     if case.fresh:
         raise NotApplicable("the model is fresh: no batch norm was trained")
-    if not seen_batches(norm) and not mean.any() and bool((var == 1).all()):
-        after = "in a trained model"
-        if steps := steps_of(case.optimizer):
-            after = f"after {steps} optimiser steps"
-        return Found(f"0 batches seen {after}: mean 0, variance 1 in all channels", 0)
+    raise NotApplicable("it is new: its training has not begun")
+
+
+def _trained_weights(model: nn.Module) -> str:
+    """What tells that linear or convolution weights are no initial ones, if anything does.
+
+    Every usual scheme draws all weights of a layer with one scale, between a half of
+    1/sqrt(3 fan_in) and three times sqrt(2/fan_in). Fused weights have scales of their own
+    for each output, and follow the scale of the data.
+    """
+    for path, layer in model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor) or weight.dim() < 2 or is_lazy(weight):
+            continue
+        if isinstance(layer, nn.Embedding) or weight.shape[1:].numel() < 8:
+            continue
+        squares = weight.detach().float().flatten(1).square().mean(1)  # of each output
+        fan_in = weight.shape[1:].numel()
+        rms = squares.mean().sqrt().item()
+        if not 0.5 / (3 * fan_in) ** 0.5 < rms < 3 * (2 / fan_in) ** 0.5:
+            return f"'{path}' has root mean square {rms:.2g}, no scheme's"
+        if len(squares) >= 8:
+            chance = 2 / fan_in  # relative variance for normal weights
+            if squares.var() / squares.mean().square() > 10 * chance:
+                return f"scales of the outputs of '{path}' differ"
+    return ""
 
 
 # ------------------------------------------------------------------ settings
 
 
-def _momentum(norm: nn.Module) -> float:
-    if norm.momentum is None or not norm.track_running_stats:
+def _momentum(case, path: str, norm: nn.Module) -> float:
+    habit = case.habit(path)
+    if habit.momentum is None or not habit.updates:
         raise NotApplicable("it keeps no moving average")
-    return norm.momentum
+    return habit.momentum
 
 
 @finding(
@@ -150,20 +167,22 @@ def _momentum(norm: nn.Module) -> float:
     remedy="PyTorch's momentum is the weight of the new batch: 0.1, not 0",
 )
 def momentum_zero(case, path, norm):
-    if _momentum(norm) == 0:
+    if _momentum(case, path, norm) == 0:
         return Found("momentum = 0", 0)
 
 
 @finding(
     "momentum-one",
     "warning",
-    what="momentum 1",
-    means="the running statistics are those of the last batch alone",
+    what="momentum 0.9 or more",
+    means="the running statistics are those of the last batch, or nearly",
     remedy="PyTorch's momentum is the weight of the new batch: 0.1, or None to average",
 )
 def momentum_one(case, path, norm):
-    if _momentum(norm) == 1:
-        return Found("momentum = 1", 1)
+    momentum = _momentum(case, path, norm)
+    if 0.9 <= momentum <= 1:
+        keras = "" if momentum == 1 else ": Keras's, the weight of the old value?"
+        return Found(f"momentum = {momentum:g}{keras}", momentum)
 
 
 @finding(
@@ -174,7 +193,7 @@ def momentum_one(case, path, norm):
     remedy="choose a momentum between 0 and 1, or None",
 )
 def momentum_range(case, path, norm):
-    momentum = _momentum(norm)
+    momentum = _momentum(case, path, norm)
     if not 0 <= momentum <= 1:
         return Found(f"momentum = {momentum:g}", momentum)
 
@@ -201,7 +220,7 @@ def no_running_stats(case, path, norm):
 def tracking_off(case, path, norm):
     if norm.running_mean is None or norm.running_var is None:
         raise NotApplicable("it keeps no running statistics")
-    if not norm.track_running_stats:
+    if not getattr(norm, "track_running_stats", True):
         return Found(
             "track_running_stats = False, but 2 buffers of statistics are there", 2
         )
@@ -234,7 +253,9 @@ def dead_channels(case, path, norm):
         raise NotApplicable("it has no weight")
     size = gamma.detach().abs().float()
     typical = size.square().mean().sqrt().item()
-    if case.fresh and not size.any():
+    shift = getattr(norm, "bias", None)
+    untouched = shift is None or not shift.any()
+    if not size.any() and untouched and not case.steps:
         return None  # a residual branch may start at zero
     dead = int((size <= max(_DEAD * typical, _FLAT)).sum())
     if dead:
@@ -267,11 +288,22 @@ def decayed_norm(case, path, norm):
             return Found(f"weight_decay = {decay:g}", decay)
 
 
+def counts_of(case) -> dict[str, tuple[int, int]]:
+    """Batches seen and steps taken, for batch norms that train and count."""
+    counts = {}
+    for path, norm in case.norms.items():
+        steps = case.steps_of(affine(norm)) or case.steps
+        if norm.training and steps and seen_batches(norm) is not None:
+            counts[path] = (seen_batches(norm), steps)
+    return counts
+
+
 @finding(
     "several-forwards",
-    "warning",
+    "note",
     what="batches seen are a multiple (2 to 32) of the steps taken",
-    means="statistics are of micro-batches and move several times per step",
+    means="either statistics are of micro-batches and move several times per step, or "
+    "another optimiser trained the model before",
     remedy="count m per micro-batch; momentum 1 - (1 - a)**(1/k) keeps the memory per step",
     unless=("shared-norm", "recomputed"),
 )
@@ -280,15 +312,11 @@ def several_forwards(case, path, norm):
 
     It is within k of k·steps for some k in about one count in ten at 1,000 steps, and in
     one in a hundred at 10,000; hence also: the same k in every batch norm that trains.
+    Two stages of training, with a new optimiser for the second, look the same: a note.
     """
-    counts = {}
-    for other, one in case.norms.items():
-        count = seen_batches(one)
-        steps = steps_of(case.optimizer, affine(one)) or steps_of(case.optimizer)
-        if one.training and steps and count is not None:
-            counts[other] = (count, steps)
+    counts = counts_of(case)
     if path not in counts:
-        raise CouldNot("no optimizer that counts its steps was given")
+        raise CouldNot(no_steps(case))
     n, steps = counts[path]
     k = round(n / steps)
     together = all(
@@ -298,3 +326,45 @@ def several_forwards(case, path, norm):
     if 2 <= k <= 32 and together:
         text = f"{n} batches seen in {steps} optimiser steps: {k} per step"
         return Found(text, k)
+
+
+def no_steps(case) -> str:
+    """Why batches cannot be compared with steps."""
+    if case.optimizer is None:
+        return "no optimizer was given"
+    return f"{type(case.optimizer).__name__} counts no steps, or has taken none"
+
+
+# ------------------------------------------------------------------ other modules
+
+
+@finding(
+    "unregistered-norm",
+    "error",
+    what="batch norms that model.modules() does not hold",
+    means="eval(), to(), state_dict() and the optimiser do not reach them",
+    remedy="make them once, in the constructor, and keep lists in nn.ModuleList",
+    whole=True,
+)
+def unregistered_norm(case):
+    """In a plain list or dict, or made anew in each forward (seen by running)."""
+    held = set(case.model.modules())
+    hidden = {}
+    for path, module in case.model.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, part in parts:
+                if isinstance(part, nn.Module) and part not in held and norms_of(part):
+                    where = f"{path}.{name}[{key!r}]".lstrip(".")
+                    hidden[where] = type(part).__name__
+    if hidden:
+        text = f"{len(hidden)} modules with batch norm in a plain list or dict"
+        return Found(text, len(hidden), path=next(iter(hidden)))
+    strangers = case.as_training.strangers
+    if strangers:
+        n = sum(strangers.values())
+        text = f"{n} calls per forward of {', '.join(strangers)} that the model does not hold"
+        return Found(text, n)
+    return None

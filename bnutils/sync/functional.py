@@ -9,20 +9,14 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
 
-from bnutils.norm import batch_stats
+from bnutils.norm import batch_stats, per_channel
 
 __all__ = [
     "AllSum",
     "Standardize",
-    "per_channel",
     "whole_batch_gradient",
     "whole_batch_stats",
 ]
-
-
-def per_channel(value: Tensor, x: Tensor) -> Tensor:
-    """Reshape (C,) so that it broadcasts over ``x``: (1, C) or (1, C, 1)."""
-    return value.view(1, -1, *(1,) * (x.dim() - 2))
 
 
 def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:

@@ -386,6 +386,8 @@ def test_batches_come_in_the_forms_in_which_loaders_give_them(batches):
         deploy.recalibrate(pairs[0], batches)
     one = nn.Sequential(nn.BatchNorm1d(4)).double()
     assert deploy.recalibrate(one, batches[0]).batches == 1  # a tensor is one batch
+    both = {"left": batches[0], "right": batches[0]}
+    assert deploy.recalibrate(Pair().double(), both).batches == 1
 
 
 def test_a_norm_that_is_called_by_keyword_is_reached(batches):

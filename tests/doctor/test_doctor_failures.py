@@ -58,7 +58,7 @@ def test_a_failing_forward_is_one_finding_with_the_first_line_of_its_error():
     model = nn.Sequential(used(), Fails("w" * 200 + "\nmore"))
     report = doctor.examine(model, torch.randn(20, 4))
     (one,) = report
-    assert (one.code, one.path, one.value) == ("forward-fails", "", 2)
+    assert (one.code, one.path, one.value) == ("forward-fails", "", 1)
     assert one.evidence == "input (20, 4): RuntimeError: " + "w" * 150
     assert (report.batches, report.notes) == (0, [])
 
