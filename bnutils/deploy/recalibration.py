@@ -313,8 +313,7 @@ def _all_or_nothing(layers: dict[str, nn.Module]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with torch.no_grad():
-            for path, layer in layers.items():
-                for name, value in zip(_STATISTICS, saved[path], strict=True):
-                    getattr(layer, name).copy_(value)
+        for path, layer in layers.items():
+            for name, value in zip(_STATISTICS, saved[path], strict=True):
+                getattr(layer, name).copy_(value)
         raise

@@ -1,18 +1,21 @@
 """Examine a model with batch norms: findings with evidence, consequence and remedy.
 
-Chapter 17 shows ten patients. :func:`examine` is the whole interface, and the folder reads
-in the order in which it works:
+Chapter 17 shows ten patients. :func:`examine` is the whole interface, from the command line
+``python -m bnutils.doctor package.module:factory``. The folder reads in the order in which
+it works:
 
 - :mod:`codes` is the table of what is looked for: each entry (code, severity, texts)
   stands right above the function that looks for it;
 - :mod:`batches` takes a few batches from a loader, :mod:`copies` copies the model, and
-  :mod:`case` traces and runs the copy, which :mod:`observe` watches (:mod:`moments`
-  are the means and variances that a batch norm received, :mod:`trace` reads the graph);
+  :mod:`case` traces and runs the copy, which :mod:`observe` watches (:mod:`moments` are
+  the means and variances that a batch norm received, :mod:`trace` reads the graph);
+- :mod:`compare` compares evaluation with training mode from end to end, :mod:`habits`
+  says what a batch norm of any author does with its statistics;
 - the checks: :mod:`settings` needs no data, :mod:`flow` looks at what stands around a
   batch norm, :mod:`statistics` compares what is stored with the data;
 - :mod:`report` is what the reader gets.
 
-``for code in doctor.codes.TABLE.values()`` goes through all that is looked for.
+``python -m bnutils.doctor --codes`` lists all that is looked for.
 """
 
 from collections.abc import Callable
@@ -48,41 +51,49 @@ def examine(
 
     The model, its modes, buffers, gradients and hooks, the optimiser, the global random
     states (Python, NumPy, PyTorch on all devices) and the generators of a DataLoader
-    stay exactly as they were: all passes run on a copy of the model, without the
-    hooks that others registered. What cannot be copied, traced or run is said in a note,
-    and everything else is examined.
+    stay exactly as they were: all passes run on copies of the model, without the hooks
+    that others registered, and its own ``train()`` is never called.
 
     Without data: settings, modes, stored statistics, and the flow of data as far as
-    :mod:`torch.fx` can trace it. With a loader, up to eight batches are run in training
-    mode: what each batch norm receives is compared with what it has stored. With an
-    optimiser: weight decay, and batches seen against steps taken.
+    :mod:`torch.fx` can trace it. With a loader, eight batches or as many as hold 64
+    examples are run: what each batch norm receives is compared with what it has stored,
+    and the outputs in evaluation with those in training mode. That takes about as long as
+    two forward and backward passes over these batches. With an optimiser: weight decay,
+    and batches seen against steps taken.
 
-    A model that is fresh (no batch seen, no step taken, beta the same in all channels)
-    is not blamed for statistics that it cannot have yet.
+    A model whose training has not begun is not blamed for statistics that it cannot have
+    yet, nor a new batch norm in a trained one. What cannot be copied, traced, run or told
+    is said in the report, and everything else is examined.
 
     Parameters
     ----------
     model : nn.Module
-        With batch norms of any dimension: PyTorch's, lazy and synchronised ones,
+        With batch norms of any dimension: PyTorch's, lazy, frozen and synchronised ones,
         :class:`bnutils.norm.BatchNorm1d`, and others that keep ``running_mean`` and
-        ``running_var``.
-    loader : DataLoader, iterable of batches, or Tensor, optional
-        The *training* data, as the model gets them in training; a batch is x or (x, y).
-        A DataLoader over an indexable data set is sampled evenly and without workers;
-        an iterator loses the batches taken from it.
+        ``running_var``. It may be wrapped (DataParallel, DistributedDataParallel,
+        torch.compile). Several processes: give the model to the doctor in one of them; a
+        SyncBatchNorm would wait for the others, so such a model is not run there.
+    loader : DataLoader, iterable of batches, or one batch, optional
+        The *training* data, as the model gets them in training. A batch is a tensor, a
+        pair (x, y), several inputs, a dict or an object with fields; names and number of
+        the inputs are those of ``model.forward``. A DataLoader over an indexable data set
+        is sampled evenly and without workers; an iterator loses the batches taken.
     optimizer : torch.optim.Optimizer, optional
+    call : callable, optional
+        ``call(model, batch)`` returns the output, where the rule above does not fit.
 
     Returns
     -------
     Report
         ``print`` it, show it in Jupyter, or go through its findings; true if there are
-        any. :data:`CODES` lists the codes.
+        any. :data:`CODES` lists the codes, ``report.checked`` says what was checked where,
+        and ``report.comparison`` holds the numbers of the comparison.
 
     Raises
     ------
     TypeError
-        The model is no ``nn.Module``, the optimiser no ``Optimizer``, or the loader or
-        a batch is of another kind.
+        The model is no ``nn.Module``, the optimiser no ``Optimizer``, or the loader is
+        nothing that gives batches.
     ValueError
         The loader gave no batch, or the model lies on the meta device.
     """

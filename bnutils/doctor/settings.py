@@ -6,6 +6,7 @@ from torch.nn.parameter import is_lazy
 from bnutils._modules import norms_of
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
 from bnutils.doctor.habits import is_blank, seen_batches
+from bnutils.doctor.trace import LAYERS
 
 __all__ = ["affine", "counts_of", "no_steps", "stored"]
 
@@ -118,34 +119,48 @@ def never_updated(case, path, norm):
         loaded = "; weight and bias are new as well: loaded in part?" if blank else ""
         return Found(f"{start} in a trained model: {end}{loaded}", 0)
     if case.fresh and not case.model.training and (why := _trained_weights(case.model)):
-        return Found(f"{start}, but the weights were trained ({why}): {end}", 0)
+        text = f"{start}, but the weights seem to be trained ({why}): {end}"
+        return Found(text, 0, severity="warning")
     if case.fresh:
         raise NotApplicable("the model is fresh: no batch norm was trained")
     raise NotApplicable("it is new: its training has not begun")
 
 
-def _trained_weights(model: nn.Module) -> str:
-    """What tells that linear or convolution weights are no initial ones, if anything does.
+_FIXED = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)  # standard deviations by habit
 
-    Every usual scheme draws all weights of a layer with one scale, between a half of
-    1/sqrt(3 fan_in) and three times sqrt(2/fan_in). Fused weights have scales of their own
-    for each output, and follow the scale of the data.
+
+def _trained_weights(model: nn.Module) -> str:
+    """What tells that linear and convolution weights are no initial ones, if anything does.
+
+    Every usual scheme draws all weights of a layer with one scale, which follows from the
+    number of inputs or of outputs, or is one of a few fixed ones. Fused weights have a
+    scale for each output, and follow that of the data. One odd layer of many proves
+    nothing, as heads are often initialised by hand: it must be a third of them.
     """
-    for path, layer in model.named_modules():
-        weight = getattr(layer, "weight", None)
-        if not isinstance(weight, Tensor) or weight.dim() < 2 or is_lazy(weight):
-            continue
-        if isinstance(layer, nn.Embedding) or weight.shape[1:].numel() < 8:
-            continue
-        squares = weight.detach().float().flatten(1).square().mean(1)  # of each output
-        fan_in = weight.shape[1:].numel()
-        rms = squares.mean().sqrt().item()
-        if not 0.5 / (3 * fan_in) ** 0.5 < rms < 3 * (2 / fan_in) ** 0.5:
-            return f"'{path}' has root mean square {rms:.2g}, no scheme's"
-        if len(squares) >= 8:
-            chance = 2 / fan_in  # relative variance for normal weights
-            if squares.var() / squares.mean().square() > 10 * chance:
-                return f"scales of the outputs of '{path}' differ"
+    layers = [
+        layer.weight.detach().float().flatten(1)
+        for layer in model.modules()
+        if isinstance(layer, LAYERS) and not is_lazy(layer.weight)
+    ]
+    odd = [reason for weight in layers if (reason := _odd_weights(weight))]
+    return odd[0] if 3 * len(odd) >= max(len(layers), 1) else ""
+
+
+def _odd_weights(weight: Tensor) -> str:
+    """Why no usual scheme makes these weights (outputs, inputs), or an empty string."""
+    outputs, inputs = weight.shape
+    squares = weight.square().mean(1)
+    rms = squares.mean().sqrt().item()
+    chance = (
+        2 / inputs
+    )  # relative variance of these means of squares, for normal weights
+    if outputs >= 8 and squares.var() > 10 * chance * squares.mean().square():
+        return "the outputs of layers have scales of their own"
+    # Kernel sizes are in `inputs`: by outputs, schemes count as many again.
+    smallest = min(1 / (3 * inputs) ** 0.5, (2 / (outputs * inputs)) ** 0.5)
+    usual = any(abs(rms / fixed - 1) < 0.2 for fixed in _FIXED)
+    if not usual and not 0.4 * smallest < rms < 3 * (2 / inputs) ** 0.5:
+        return f"root mean square {rms:.2g}, which is no scheme's"
     return ""
 
 

@@ -457,10 +457,11 @@ def _size_of_gap(found) -> float:
 
 @finding(
     "batch-dependent",
-    "error",
+    "warning",
     what="in evaluation mode an example's output depends on the others in its batch",
     means="predictions change with the company of an example",
-    remedy="use the running statistics in evaluation: training=self.training",
+    remedy="use the running statistics in evaluation: training=self.training; nothing, if "
+    "examples are meant to be compared with each other",
     whole=True,
     unless=("no-running-stats",),
 )

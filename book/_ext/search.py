@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import yaml
@@ -21,16 +22,18 @@ from docutils import nodes
 from sphinx import addnodes
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = (
-    "sections.js",
-    "rank.js",
-    "page.js",
-)  # in the order in which they need each other
 GENERATED = "sections.js"
 SKIPPED = (nodes.math, nodes.math_block, nodes.raw, nodes.comment, nodes.system_message)
 SKIPPED += (nodes.substitution_definition, addnodes.toctree)
+OTHERS = (
+    nodes.section,
+    nodes.title,
+    nodes.citation,
+    addnodes.desc,
+)  # entries themselves
 # sphinx-exercise puts what an exercise says into a section without a heading.
 EXERCISE, SOLUTION = "exercise-content", "solution-content"
+WITH_WORKS = {"book/bibliography"}
 # What a page is, for the ranking: answers come before chapters, chapters before reference.
 KINDS = {
     "book/use_it": "answer",
@@ -63,6 +66,10 @@ def entries(doctree: nodes.document) -> list[dict]:
             if term["ids"]:  # a term of the glossary; others cannot be linked to
                 definition = Gathered(item.next_node(nodes.definition))
                 found.append(entry(term.astext(), term["ids"][0], definition, "term"))
+    for work in doctree.findall(nodes.citation):
+        text = " ".join(p.astext() for p in work.findall(nodes.paragraph))
+        heading = textwrap.shorten(text, 90, placeholder=" …")
+        found.append(entry(heading, work["ids"][0], Gathered(work), "reference"))
     for signature in doctree.findall(addnodes.desc_signature):
         if signature["ids"]:
             name = signature["ids"][0]
@@ -74,10 +81,9 @@ def entry(heading: str, anchor: str, gathered: Gathered, kind: str = "") -> dict
     """One entry of the index; the keys are short because each stands there a thousand times."""
     text = re.sub(r"\s+", " ", " ".join(gathered.words)).strip()
     code = set(re.findall(r"[A-Za-z_]\w{2,}", " ".join(gathered.code)))
-    found = {"h": heading, "a": anchor, "t": text, "k": kind}
-    found["c"] = " ".join(sorted(code))
-    found["i"] = gathered.index
-    return {key: value for key, value in found.items() if value}
+    more = {"t": text, "c": " ".join(sorted(code)), "i": gathered.index}
+    more = {key: value for key, value in more.items() if value}
+    return {"h": heading, "a": anchor, "k": kind} | more
 
 
 def title_of(section: nodes.Element) -> str:
@@ -113,7 +119,7 @@ class Gathered:
     def gather(self, node: nodes.Element) -> None:
         """Go through what is inside a node."""
         for child in node.children:
-            if isinstance(child, (nodes.section, nodes.title, addnodes.desc, *SKIPPED)):
+            if isinstance(child, OTHERS + SKIPPED):
                 continue
             if "contents" in getattr(child, "attributes", {}).get("classes", ()):
                 continue  # a list of the page's own headings
@@ -138,15 +144,32 @@ def names_in_the_contents() -> dict[str, str]:
     return {c["file"]: c["title"] for c in chapters if "title" in c}
 
 
-def index_of(env) -> dict:
+def page_of(app, name: str) -> nodes.document:
+    """What is on a page, with the titles of other pages where it refers to them.
+
+    As Sphinx keeps a page, its references name labels, and a bibliography is still to be made.
+    """
+    if name in WITH_WORKS:
+        return app.env.get_and_resolve_doctree(name, app.builder)
+    page = app.env.get_doctree(name)
+    labels = app.env.get_domain("std").labels
+    for reference in list(page.findall(addnodes.pending_xref)):
+        label = labels.get(reference["reftarget"])
+        if reference["reftype"] == "ref" and not reference["refexplicit"] and label:
+            reference.children[:] = [nodes.Text(label[2])]
+    return page
+
+
+def index_of(app) -> dict:
     """The whole index: pages, and entries that say by number on which page they are."""
+    env = app.env
     short = names_in_the_contents()
     pages, sections = [], []
     for name in sorted(env.found_docs):
         title = env.titles[name].astext()
         pages.append([f"{name}.html", title, short.get(name, "")])
-        for one in entries(env.get_doctree(name)):
-            kind = one.get("k") or KINDS.get(name, "chapter")
+        for one in entries(page_of(app, name)):
+            kind = one["k"] or KINDS.get(name, "chapter")
             sections.append(one | {"k": kind, "p": len(pages) - 1})
     return {"pages": pages, "sections": sections}
 
@@ -156,7 +179,7 @@ def write_index(app, exception):
     if exception is None and app.builder.format == "html":
         folder = Path(app.outdir) / "_static" / "search"
         folder.mkdir(parents=True, exist_ok=True)
-        index = json.dumps(index_of(app.env), ensure_ascii=False, separators=(",", ":"))
+        index = json.dumps(index_of(app), ensure_ascii=False, separators=(",", ":"))
         script = f"(window.bnSearch = window.bnSearch || {{}}).index = {index};\n"
         (folder / GENERATED).write_text(script, "utf8")
 

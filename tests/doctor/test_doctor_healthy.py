@@ -159,3 +159,26 @@ def test_channels_that_are_constant_in_the_data_do_not_contradict():
     bn = nn.BatchNorm1d(4)
     bn.num_batches_tracked.fill_(1000)
     assert "stale-statistics" not in doctor.examine(bn, [x] * 4).codes
+
+
+ZOO = [
+    "mobilenet_v3_small",
+    "shufflenet_v2_x0_5",
+    "googlenet",
+    "efficientnet_b0",
+    "densenet121",
+    "regnet_y_400mf",
+    "mnasnet0_5",
+]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ZOO)
+def test_fresh_models_of_torchvision_are_healthy(name):
+    import_mnist()
+    options = {"init_weights": True} if name == "googlenet" else {}
+    model = getattr(sys.modules["torchvision.models"], name)(num_classes=10, **options)
+    data = [(torch.randn(8, 3, 64, 64), torch.randint(10, (8,))) for _ in range(4)]
+    for mode in (True, False):
+        report = doctor.examine(model.train(mode), data)
+        assert [f for f in report if f.severity != "note"] == [], report

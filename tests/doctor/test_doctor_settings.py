@@ -212,7 +212,9 @@ def test_a_norm_that_is_new_in_all_is_blamed_in_evaluation_alone(training):
     ("change", "found"),
     [
         (lambda w: w, False),
-        (lambda w: 0.4 * w, True),
+        (lambda w: 0.07 * w, True),
+        (lambda w: w / w.std() * 0.02, False),
+        (lambda w: nn.init.kaiming_normal_(w, mode="fan_out"), False),
         (lambda w: 20 * w, True),
         (lambda w: w * torch.linspace(0.2, 2, len(w))[:, None], True),
         (lambda w: nn.init.kaiming_normal_(w), False),
