@@ -100,7 +100,7 @@ def examine(
     _require(model, optimizer)
     prefix, inner = unwrap(model)
     with random_states_kept(loader):
-        batches = None if loader is None else take(loader, device_of(inner))
+        batches = None if loader is None else take(loader, device_of(inner), call)
         case = Case(inner, batches, optimizer, call)
         results, checked = _checked(case)
     findings = [
