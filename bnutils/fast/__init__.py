@@ -15,16 +15,21 @@ Nothing compiles on import or in gear "auto". :func:`build` compiles the kernel,
 this version of Python and PyTorch; it is kept below ``$TORCH_EXTENSIONS_DIR``
 (default ``~/.cache/torch_extensions``). A gear that cannot be had says why in a warning and
 gives way to "torch".
+
+This file chooses the gear and holds the layer. What a gear computes is in ``lean.py``
+("torch", "compile") and in the C++ of ``csrc`` ("kernel"); ``csrc/module.cpp`` lists its
+files, and :func:`excerpt` shows parts of them. ``extension.py`` compiles and loads the C++.
 """
 
-import shutil
+import re
+import textwrap
 import warnings
 
 import torch
 from torch import Tensor
 
 from bnutils import norm
-from bnutils.fast import extension as _fast_build
+from bnutils.fast import extension
 from bnutils.fast.lean import LeanBatchNorm, column, transformed
 
 __all__ = [
@@ -35,31 +40,24 @@ __all__ = [
     "TorchBatchNorm1d",
     "available",
     "build",
+    "excerpt",
 ]
 
 GEARS = ("auto", "torch", "compile", "kernel")
-_kernel = None  # batch_norm of the compiled module, once loaded
 
 
 def build() -> str:
     """Compile the kernel unless it was compiled before (about half a minute).
 
+    A build that failed is not tried again in the same process.
+
     Returns
     -------
     str
-        Empty if the kernel can be used; else what stands in the way.
+        Empty if the kernel can be used; else what stands in the way, in one line. If
+        the compiler has found a mistake, the line names its file and line.
     """
-    return _load(build=True)
-
-
-def _load(*, build: bool) -> str:
-    global _kernel
-    if _kernel is None:
-        found = _fast_build.load(build=build)
-        if isinstance(found, str):
-            return found
-        _kernel = found.batch_norm
-    return ""
+    return _reason_against_kernel(build=True)
 
 
 def available(gear: str) -> str:
@@ -72,22 +70,54 @@ def available(gear: str) -> str:
     """
     if gear not in GEARS:
         raise ValueError(f"no gear {gear!r}; choose one of {', '.join(GEARS)}")
-    if gear == "kernel" and _fast_build.library() is None:
-        return _fast_build.missing()
+    if gear == "kernel":
+        return extension.obstacle()
     if gear == "compile":
-        missing = _fast_build.missing()
-        return missing if shutil.which("g++") is None or "compiler" in missing else ""
+        return extension.missing_compiler()
     return ""
 
 
-def _chosen(gear: str) -> str:
-    """The gear to use for the one that was asked for; compiles the kernel if asked for."""
-    reason = available(gear)
+def excerpt(name: str) -> str:
+    """A marked part of the kernel's C++, under the name of its file.
+
+    Parameters
+    ----------
+    name : str
+        As in the sources' marks: what stands between ``// [name]`` and ``// [/name]``.
+
+    Raises
+    ------
+    ValueError
+        No part has that name; the message lists those that there are.
+    """
+    names = []
+    for path in extension.sources(extension.CSRC):
+        text = path.read_text("utf8")
+        names += re.findall(r"^ *// \[([^/].*)\]$", text, re.M)
+        if name in names:
+            part = text.split(f"// [{name}]\n")[1].split(f"// [/{name}]\n")[0]
+            return f"// fast/csrc/{path.name}\n{textwrap.dedent(part.rstrip())}"
+    raise ValueError(f"no excerpt {name!r}; there are: {', '.join(names)}")
+
+
+def _reason_against_kernel(*, build: bool) -> str:
+    """Load the kernel; return an empty text if that worked."""
+    try:
+        extension.load(build=build)
+    except extension.NotAvailableError as reason:
+        return str(reason)
+    return ""
+
+
+def _usable(gear: str) -> str:
+    """The gear to use for the one that was asked for, which may mean to compile it."""
+    reason = available(gear)  # and an error for a gear that there is not
     if gear == "auto":
-        return "kernel" if not _load(build=False) else "torch"
+        return "torch" if _reason_against_kernel(build=False) else "kernel"
     if gear == "kernel" and not reason:
         reason = build()
     if reason:
+        # stacklevel: the line that made the layer, past __init__ and this function
         warnings.warn(f"gear {gear!r}: {reason}; using 'torch'", stacklevel=3)
         return "torch"
     return gear
@@ -138,65 +168,76 @@ class BatchNorm1d(norm.BatchNorm1d):
     ) -> None:
         same = (num_features, eps, momentum, affine, track_running_stats)
         super().__init__(*same, device, dtype, bias=bias)
-        self.gear = _chosen(gear or type(self).gear)
+        self.gear = _usable(gear or type(self).gear)
 
     def __setstate__(self, state: dict) -> None:
         """Come back from a pickle; without a compiled kernel here, in gear "torch"."""
         super().__setstate__(state)
-        if self.gear == "kernel" and _load(build=False):
+        if self.gear == "kernel" and _reason_against_kernel(build=False):
             self.gear = "torch"
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``, shape (N, C) or (N, C, L); training also updates statistics."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return super().forward(x)
-        if self.gear == "kernel":
-            b, keep = self._buffers, self.track_running_stats
-            own = keep or not self.training  # a batch that is not kept needs no buffer
-            y = _kernel(
-                x,
-                self.weight,
-                self.bias,
-                b["running_mean"] if own else None,
-                b["running_var"] if own else None,
-                b["num_batches_tracked"] if keep else None,
-                self.training,
-                self.momentum,
-                self.eps,
-            )
-            return super().forward(x) if y is None else y
-        return self._lean(x)
+            return super().forward(x)  # a compiler sees more in plain operations
+        y = self._in_kernel(x) if self.gear == "kernel" else self._in_one_node(x)
+        return super().forward(x) if y is None else y
 
-    def _lean(self, x: Tensor) -> Tensor:
-        """The "torch" and "compile" gears."""
-        weight, bias, b = self.weight, self.bias, self._buffers
-        if not self._usual(x, weight, bias, b["running_mean"], b["running_var"]):
-            self._check_input(x)
+    def _in_kernel(self, x: Tensor) -> Tensor | None:
+        """Gear "kernel": one call of C++; None where that does not apply."""
+        # From here to C++ every lookup counts: for a small batch the call takes longer
+        # than the arithmetic. self._buffers[name] spares nn.Module's __getattr__.
+        buffers, keep = self._buffers, self.track_running_stats
+        uses_statistics = keep or not self.training
+        return extension.kernel.batch_norm(
+            x,
+            self.weight,
+            self.bias,
+            buffers["running_mean"] if uses_statistics else None,
+            buffers["running_var"] if uses_statistics else None,
+            buffers["num_batches_tracked"] if keep else None,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+    def _in_one_node(self, x: Tensor) -> Tensor | None:
+        """Gears "torch" and "compile"; None where they do not apply."""
+        if not self._surely_valid(x):
+            self._check_input(x)  # which says what is wrong, if something is
         if x.dtype not in (torch.float32, torch.float64) or transformed():
-            return super().forward(x)
+            return None
         if not x.numel():
-            return super().forward(x)
+            return None
         x = x.contiguous()  # the output is, as PyTorch's
-        if not (self.training or b["running_mean"] is None):
-            return self._affine(x)
+        buffers = self._buffers
+        if not self.training and buffers["running_mean"] is not None:
+            return self._by_running_statistics(x)
         fuse = self.gear == "compile" and x.dim() == 3
-        y, mean, var = LeanBatchNorm.apply(x, weight, bias, self.eps, fuse)
+        y, mean, var = LeanBatchNorm.apply(x, self.weight, self.bias, self.eps, fuse)
         if self.training and self.track_running_stats:
-            if b["num_batches_tracked"] is not None:
-                b["num_batches_tracked"].add_(1)
+            if buffers["num_batches_tracked"] is not None:
+                buffers["num_batches_tracked"].add_(1)
             self._update_running_stats(mean, var, x.numel() // x.size(1))
         return y
 
-    def _usual(self, x: Tensor, *state: Tensor | None) -> bool:
+    def _surely_valid(self, x: Tensor) -> bool:
         """Whether nothing can be wrong with the input; cheaper than to say what is."""
         if x.dim() not in (2, 3) or x.numel() <= x.size(1) or self.eps <= 0:
             return False
-        c, kind = x.size(1), (x.dtype, x.device)
-        return (state[2] is None) == (state[3] is None) and all(
-            v is None or ((v.dtype, v.device) == kind and v.numel() == c) for v in state
-        )
+        mean, var = self._buffers["running_mean"], self._buffers["running_var"]
+        if (mean is None) != (var is None):
+            return False
+        for value in (self.weight, self.bias, mean, var):
+            if value is None:
+                continue
+            if value.numel() != x.size(1):
+                return False
+            if value.dtype != x.dtype or value.device != x.device:
+                return False
+        return True
 
-    def _affine(self, x: Tensor) -> Tensor:
+    def _by_running_statistics(self, x: Tensor) -> Tensor:
         """Evaluation: centre, then one multiply-add."""
         scale = (self.running_var + self.eps).rsqrt()
         if self.weight is not None:

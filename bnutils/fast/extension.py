@@ -1,11 +1,21 @@
-"""Compile the C++ kernel of :mod:`bnutils.fast` once, keep it, and load it."""
+"""Build the C++ in ``bnutils/fast/csrc`` once, keep the result, and load it.
+
+PyTorch's own builder does the work: it writes a file for ninja, which calls the compiler.
+Added here are a folder of its own for every combination of sources, PyTorch, Python and
+processor; a build that other processes see as a whole or not at all; and, where there can
+be no kernel, the reason in one line.
+"""
 
 import contextlib
+import functools
 import hashlib
 import importlib.machinery
 import importlib.util
 import os
+import re
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,32 +24,65 @@ from types import ModuleType
 
 import torch
 
-from bnutils.fast.binding import AUTOGRAD, ENTRY
-from bnutils.fast.passes import PASSES
-from bnutils.fast.source import BACKWARD, FORWARD
-from bnutils.fast.step import STEP
-
 NAME = "bnutils_batch_norm"
-SOURCE = PASSES + FORWARD + BACKWARD + AUTOGRAD + STEP + ENTRY
-_loaded: dict[str, ModuleType | str] = {}  # the module, or why there is none
+CSRC = Path(__file__).with_name("csrc")
+
+kernel: ModuleType | None = None  # once it is loaded
+# Why a build of this process failed, by the folder that it was for.
+_failed: dict[Path, str] = {}
 
 
-def flags() -> list[str]:
-    """Options of the compiler: the instructions that PyTorch itself found to be safe."""
-    kinds = {
-        "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
-        "AVX2": ["-mavx2", "-mfma"],
-    }
-    found = kinds.get(torch.backends.cpu.get_cpu_capability(), [])
-    if "-mavx512f" in found:
-        found = [*found, "-mprefer-vector-width=512"]
-    openmp = ["-fopenmp"] if sys.platform.startswith("linux") else []
-    return ["-O3", *found, *openmp]
+class NotAvailableError(RuntimeError):
+    """There is no kernel here; the text says why, in one line."""
+
+
+def load(*, build: bool) -> ModuleType:
+    """Return the compiled kernel.
+
+    Parameters
+    ----------
+    build : bool
+        Compile it if need be (about half a minute, once); without, only what was
+        compiled before is loaded.
+
+    Raises
+    ------
+    NotAvailableError
+        It is not compiled yet, or cannot be. A build that failed is not tried again in
+        this process: it would fail again half a minute later.
+    """
+    global kernel
+    if kernel is not None:
+        return kernel
+    path = library()
+    if path is None and not build:
+        raise NotAvailableError(
+            "the kernel has not been compiled yet: call fast.build()"
+        )
+    if path is None:
+        path = _build_once()
+    try:
+        kernel = _import(path)
+    except ImportError as error:  # a damaged file
+        raise NotAvailableError(str(error).splitlines()[0]) from error
+    return kernel
+
+
+def library() -> Path | None:
+    """Return the file of the compiled kernel, None if there is none yet."""
+    for pattern in (f"{NAME}*.so", f"{NAME}*.pyd"):  # Linux and macOS; Windows
+        for path in folder().glob(pattern):
+            return path
+    return None
 
 
 def folder() -> Path:
-    """Where the compiled kernel lies: another one for other sources, PyTorch or Python."""
-    parts = (SOURCE, torch.__version__, sys.version, *flags())
+    """Return where the compiled kernel lies, or will lie.
+
+    It may be used by exactly this Python and PyTorch, and for these sources, so all of
+    them are part of the folder's name.
+    """
+    parts = (_digest(CSRC), torch.__version__, sys.version, *flags())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     root = os.environ.get("TORCH_EXTENSIONS_DIR")
     if root is None:
@@ -48,61 +91,88 @@ def folder() -> Path:
     return Path(root) / f"{NAME}_{key}"
 
 
-def missing() -> str:
-    """What stands in the way of compiling, or an empty text."""
+def sources(csrc: Path) -> list[Path]:
+    """Return the C++ files: module.cpp, and the headers that it includes."""
+    return sorted([*csrc.glob("*.cpp"), *csrc.glob("*.h")])
+
+
+@functools.cache  # each new layer asks for it
+def _digest(csrc: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sources(csrc):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def flags() -> list[str]:
+    """Return the compiler's options: the instructions that PyTorch found to be safe.
+
+    ``-march=native`` would do the same on most machines, but in a virtual machine the
+    compiler may name a processor with instructions that are switched off.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    found = ["-O3"]
+    if capability == "AVX512":
+        found += ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+        found += ["-mprefer-vector-width=512"]  # else GCC stays at 256 bits
+    elif capability == "AVX2":
+        found += ["-mavx2", "-mfma"]
+    if sys.platform.startswith("linux"):
+        # for the compiler only: PyTorch brings the library, and two would fight
+        found.append("-fopenmp")
+    return found
+
+
+def missing_compiler() -> str:
+    """Return what to do about a missing C++ compiler, or an empty text."""
     compiler = os.environ.get("CXX", "c++").split()[0]
     if shutil.which(compiler) is None:
-        return (
-            f"there is no C++ compiler ({Path(compiler).name} not found): install g++"
-        )
-    ninja = Path(sys.executable).with_name("ninja")
-    if shutil.which("ninja") is None and not ninja.exists():
+        name = Path(compiler).name
+        return f"there is no C++ compiler ({name} not found): install g++"
+    return ""
+
+
+def missing_tool() -> str:
+    """Return which tool a build lacks, compiler or ninja, or an empty text."""
+    if missing_compiler():
+        return missing_compiler()
+    if shutil.which("ninja", path=_path_with_scripts()) is None:
         return "there is no ninja, which runs the compiler: pip install ninja"
     return ""
 
 
-def library() -> Path | None:
-    """The compiled kernel, if it is there."""
-    found = sorted(folder().glob(f"{NAME}*.so")) + sorted(folder().glob(f"{NAME}*.pyd"))
-    return found[0] if found else None
+def _path_with_scripts() -> str:
+    """$PATH and the folder of this Python, where pip puts ninja."""
+    scripts = str(Path(sys.executable).parent)
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), scripts])
 
 
-def load(*, build: bool) -> ModuleType | str:
-    """Return the kernel's module, or a text that says why there is none.
+def obstacle() -> str:
+    """Return what stands between here and a kernel, without compiling; or an empty text."""
+    if library() is not None:
+        return ""
+    # The tools first: someone may have installed them since a build failed.
+    return missing_tool() or _failed.get(folder(), "")
 
-    With ``build`` it is compiled if need be (about half a minute, once); without, only
-    what was compiled before is loaded.
-    """
-    if isinstance(_loaded.get("kernel"), ModuleType):
-        return _loaded["kernel"]
-    path = library()
-    if path is None and not build:
-        return "the kernel has not been compiled yet: call fast.build()"
+
+def _build_once() -> Path:
+    """Build, or repeat why the last try failed."""
+    if obstacle():
+        raise NotAvailableError(obstacle())
+    where = folder()
     try:
-        if path is None:
-            path = _compile()
-        _loaded["kernel"] = _import(path)
-    except (OSError, RuntimeError, ImportError) as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return _loaded["kernel"]
+        return _build(where)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        # a full disk, say; the compiler's errors; no MSVC on Windows
+        _failed[where] = first_error(str(error)) or type(error).__name__
+        raise NotAvailableError(_failed[where]) from error
 
 
-def _import(path: Path) -> ModuleType:
-    loader = importlib.machinery.ExtensionFileLoader(NAME, str(path))
-    spec = importlib.util.spec_from_loader(NAME, loader)
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-def _compile() -> Path:
-    """Compile in a folder of its own, then move: nobody ever sees half a file."""
-    if reason := missing():
-        raise RuntimeError(reason)
-    target = folder()
+def _build(target: Path) -> Path:
+    """Build in a folder of its own, then move it: nobody ever sees half a kernel."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target.with_suffix(".lock")):
-        if library() is None:
+    with _locked(target.with_suffix(".lock")):
+        if library() is None:  # else another process was faster
             draft = tempfile.mkdtemp(prefix=f"{NAME}_", dir=target.parent)
             try:
                 _run_compiler(draft)
@@ -117,28 +187,69 @@ def _compile() -> Path:
 
 
 def _run_compiler(where: str) -> None:
-    from torch.utils import cpp_extension
+    """Compile and link ``csrc/module.cpp`` in the folder ``where``."""
+    from torch.utils import cpp_extension  # takes a second to import
 
-    scripts = str(Path(sys.executable).parent)  # ninja from pip lies there
-    before = os.environ.get("PATH")
-    os.environ["PATH"] = os.pathsep.join([before or os.defpath, scripts])
-    try:
-        cpp_extension.load_inline(
+    with _prepared(cpp_extension):
+        cpp_extension.load(
             NAME,
-            cpp_sources=SOURCE,
-            extra_cflags=flags(),  # for the linker not: PyTorch brings its OpenMP
+            [str(CSRC / "module.cpp")],
+            extra_cflags=flags(),
             build_directory=where,
-            is_python_module=False,  # pybind11 allows one import: ours, from its place
+            # pybind11 allows one import of a module: ours, from its last place
+            is_python_module=False,
         )
-    finally:
-        if before is None:
-            del os.environ["PATH"]
-        else:
-            os.environ["PATH"] = before
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _prepared(cpp_extension: ModuleType) -> Iterator[None]:
+    """Help PyTorch's builder to find ninja, and itself, for a while."""
+    changes = {
+        "PATH": _path_with_scripts(),
+        "LANGUAGE": "en",  # of the compiler's messages, in which we look for "error"
+    }
+    before = {name: os.environ.get(name) for name in changes}
+    libraries = cpp_extension.TORCH_LIB_PATH
+    os.environ.update(changes)
+    # PyTorch 2.13 quotes every path but this one. With a space in it, as in
+    # "My Projects/.venv/...", the linker would look for two files.
+    cpp_extension.TORCH_LIB_PATH = shlex.quote(libraries)
+    try:
+        yield
+    finally:
+        cpp_extension.TORCH_LIB_PATH = libraries
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def first_error(log: str) -> str:
+    """Return the line of a build's output that says what went wrong.
+
+    The output repeats every command, and goes on for screens after the first error, of
+    which the rest is often nothing but a consequence.
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    for line in lines:
+        # "sums.h:3:1: error: ...", "fatal error: ...", "error C2065: ...", "ld: ..."
+        if re.search(r"\berror( \w+)?: |\bld: |undefined reference", line):
+            return line
+    others = [line for line in lines if not line.startswith("ninja: ")]
+    return others[-1] if others else ""
+
+
+def _import(path: Path) -> ModuleType:
+    loader = importlib.machinery.ExtensionFileLoader(NAME, str(path))
+    spec = importlib.util.spec_from_loader(NAME, loader)
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
     """One process at a time; the system frees the lock of a process that dies."""
     try:
         import fcntl
