@@ -86,6 +86,7 @@ def test_a_class_is_no_model_and_parameters_are_no_optimiser():
 def test_wrapped_models_are_examined_inside():
     report = doctor.examine(nn.DataParallel(net(momentum=0.0)))
     assert [f.path for f in report] == ["module.1"]
+    assert report.checked["momentum-zero"] == {"module.1": "found"}
 
 
 def sized(*sizes):
