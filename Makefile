@@ -67,9 +67,10 @@ colab: $(BOOK)/.done  ## write the notebooks as Colab wants them (INSTALL=git+ht
 serve:  ## show the built book at http://localhost:8000 (PORT=...)
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-lint: $(TEST)/.done  ## ruff on code and notebooks, codespell on text
+lint: $(TEST)/.done  ## ruff on Python, clang-format on C++, codespell on text
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/clang-format --dry-run -Werror bnutils/fast/csrc/*.h bnutils/fast/csrc/*.cpp
 	$(TEST)/bin/codespell
 
 fuzz: $(TEST)/.done  ## 100,000 random call sequences against PyTorch; some minutes
