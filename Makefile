@@ -10,12 +10,18 @@ BOOK := .venv/book
 TEST := .venv/test
 STRICT := -W -n --keep-going
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST := $(TEST)/bin/python -m pytest -p no:randomly -n logical
-# A test that hangs is stopped, named with its stack, and not tried for ever.
-LIMIT := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true --max-worker-restart 1
+# A file is one worker's, and those that tests/conftest.py puts first begin first. A test that
+# hangs is stopped, named with its stack, and not tried for ever.
+PYTEST := $(TEST)/bin/python -m pytest -p no:randomly -n logical \
+	--dist loadscope --no-loadscope-reorder \
+	-o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true --max-worker-restart 1
+NBVAL := --nbval-lax --nbval-current-env
+# A line with the time, and what failed; the rest goes into _build/logs.
+STAGE := $(TEST)/bin/python tests/stage.py
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test test-browser notebooks pdf colab serve lint fuzz bench clean
+.PHONY: help book test test-browser test-nightly nightly notebooks pdf colab serve lint mutants \
+	fuzz bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | while IFS=: read -r name text; do \
@@ -25,12 +31,27 @@ book: $(BOOK)/.done  ## build the book from the stored outputs, warnings as erro
 	$(BOOK)/bin/jupyter-book build . $(STRICT)
 	@echo "The book is at _build/html/index.html: open it in a browser, or run \`make serve\`."
 
-test: lint  ## everything that CI runs, except the browser
-	$(PYTEST) $(LIMIT) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-		--ignore tests/browser tests notebooks
+test: $(TEST)/.done  ## lint, tests, every notebook on small data, the strict build: 5 minutes
+	@status=0; \
+	$(STAGE) lint $(MAKE) --no-print-directory lint || status=1; \
+	BNUTILS_DATA=digits $(STAGE) tests $(PYTEST) -m "not nightly" --ignore tests/browser \
+		$(NBVAL) --nbval-cell-timeout=300 tests notebooks || status=1; \
+	exit $$status
 
 test-browser: book $(TEST)/.browser  ## open every page in a headless Chromium and check it
-	BOOK_HTML=_build/html $(PYTEST) $(LIMIT) tests/browser
+	@BOOK_HTML=_build/html $(STAGE) browser $(PYTEST) --dist worksteal tests/browser
+
+test-nightly: $(TEST)/.done  ## the tests that `make test` leaves out since they take long
+	@$(STAGE) nightly $(PYTEST) -m nightly --ignore tests/browser tests
+
+nightly: book $(TEST)/.browser  ## all there is: long tests, notebooks on MNIST, mutants, fuzz, browser
+	@status=0; \
+	$(STAGE) tests $(PYTEST) --ignore tests/browser tests || status=1; \
+	$(STAGE) mnist $(PYTEST) $(NBVAL) --nbval-cell-timeout=3000 notebooks || status=1; \
+	$(STAGE) fuzz $(MAKE) --no-print-directory fuzz || status=1; \
+	$(STAGE) mutants $(MAKE) --no-print-directory mutants || status=1; \
+	$(MAKE) --no-print-directory test-browser || status=1; \
+	exit $$status
 
 notebooks: $(TEST)/.done  ## run again the notebooks whose stored outputs are stale
 	$(TEST)/bin/python book/_tools/execute.py $(NOTEBOOKS)
@@ -52,14 +73,19 @@ lint: $(TEST)/.done  ## ruff on code and notebooks, codespell on text
 	$(TEST)/bin/codespell
 
 fuzz: $(TEST)/.done  ## 100,000 random call sequences against PyTorch; some minutes
-	FUZZ_EXAMPLES=100000 $(PYTEST) tests/test_fuzz.py
+	FUZZ_EXAMPLES=100000 $(PYTEST) tests/norm/test_fuzz.py
+
+mutants: $(TEST)/.done  ## plant bugs in the layer and see whether the tests notice; some minutes
+	$(TEST)/bin/python tests/mutation.py --sample 40 bnutils/norm.py tests/norm
 
 bench: $(TEST)/.done  ## run the scripts in benchmarks/ (BENCH=--quick for a first look)
 	@for name in batchnorm throughput training book; do \
 		echo "$$name"; $(TEST)/bin/python benchmarks/$$name.py $(BENCH) || exit 1; done
 
-clean:  ## remove what the other targets made, environments included
-	rm -rf _build .venv .pytest_cache .ruff_cache *.egg-info
+clean:  ## remove what the other targets made, their environments included
+	rm -rf _build .pytest_cache .ruff_cache *.egg-info
+	@for made in $(BOOK) $(TEST); do if [ -e $$made/.done ]; then rm -rf $$made; fi; done
+	@if [ -d .venv ]; then rmdir .venv 2>/dev/null || echo "Left alone: .venv, not made by make."; fi
 
 # An environment counts as made once its stamp is there; the stamp is written last.
 $(BOOK)/.done: constraints.txt book/requirements.txt

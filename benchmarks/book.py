@@ -91,7 +91,7 @@ def test(args, tree: Path) -> dict[str, dict[str, Timing]]:
     run = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-n", "logical"]
     run += ["--dist", "loadscope", "--nbval-lax", "--nbval-current-env"]
     run += ["--nbval-cell-timeout=120", "--ignore", "tests/browser"]
-    what = ["tests/test_package.py"] if args.quick else ["tests", "notebooks"]
+    what = ["tests/book/test_package.py"] if args.quick else ["tests", "notebooks"]
     return {"test": {"make test": Timing((started(*run, *what, cwd=tree),))}}
 
 

@@ -1,7 +1,7 @@
 """Accuracy on MNIST with and without BatchNorm: how far, how many epochs, how long.
 
 Every choice was made on the 5,000 validation images: the settings of both arms stand in
-``bnutils.train.RECIPES`` and come from the same grid (``--tune`` runs it again). The test
+``recipe.py`` and come from the same grid (``--tune`` runs it again). The test
 images are read once for each network, at the end of its run.
 
     BNUTILS_DATA=folder python benchmarks/training.py
@@ -20,6 +20,7 @@ from functools import partial
 
 import torch
 from _common import Timing, grid, parser, readable, save
+from recipe import RECIPES, Augment, augmented, shift
 from torch import nn
 
 from bnutils import data, models, train
@@ -32,8 +33,16 @@ RATES, SMOOTHING, PIXELS = (0.05, 0.1, 0.2, 0.4), (0.0, 0.1), (0, 1, 2)
 TUNING_SEEDS = (10, 11, 12)
 
 
-def run(digits: data.Dataset, arm: str, seed: int, **settings) -> dict:
+def run(
+    digits: data.Dataset,
+    arm: str,
+    seed: int,
+    augment: Augment | None = None,
+    **settings,
+) -> dict:
     """Train one network; what happened, and the test accuracy."""
+    if augment is not None:
+        digits = augmented(digits, augment, seed)
     torch.manual_seed(seed)
     net = models.mlp(norm=ARMS[arm], bias=ARMS[arm] is None)
     start = time.perf_counter()
@@ -79,7 +88,7 @@ def trials(digits: data.Dataset, args) -> Iterator[tuple[str, dict]]:
     for seed, arm in itertools.product(default_seeds, ARMS):
         yield "default", tested(digits, arm, seed, epochs=2)
     for epochs, seed, arm in itertools.product(lengths, seeds, ARMS):
-        settings = {**train.RECIPES[arm], "epochs": epochs}
+        settings = {**RECIPES[arm], "epochs": epochs, "augment": shift}
         yield "recipe", tested(digits, arm, seed, **settings)
 
 
@@ -136,7 +145,7 @@ def tune(digits: data.Dataset, args) -> None:
 def score(digits: data.Dataset, arm: str, settings: tuple, seed: int, args) -> float:
     """Validation accuracy after ten epochs with a rate, a smoothing and a shift."""
     lr, smoothing, pixels = settings
-    augment = partial(train.shift, pixels=pixels) if pixels else None
+    augment = partial(shift, pixels=pixels) if pixels else None
     rest = {"epochs": 1 if args.quick else 10, "augment": augment}
     h = run(digits, arm, seed, lr=lr, label_smoothing=smoothing, **rest)["history"]
     return h.valid_accuracy[-1]

@@ -1,10 +1,28 @@
-"""Helpers and finished implementations of the book *Batch Normalization from First Principles*.
+"""The code of the book *Batch Normalization from First Principles*: a map, chapter by chapter.
 
-Each module holds one idea, in the order in which data flows: ``arrays`` (the mathematics in
-NumPy), ``norm`` (the layer), ``conformance`` (checked against PyTorch), ``data``, ``models``,
-``train``, ``sweep`` (many trainings), ``probe``, ``deploy`` (recalibrate, fold), ``relatives``
-(sibling norms), ``sync`` (several processes), ``fast``, ``doctor``; ``plot`` and ``exercises``
-serve all chapters. Importing the package imports none of them.
+=============== ======= ====================================================================
+module          chapter what it holds
+=============== ======= ====================================================================
+``arrays``      2, 3    batch normalisation in NumPy, forward and backward
+``norm``        4       the layer, ``BatchNorm1d``, and its pure functions
+``conformance`` 5       compare a layer with PyTorch's: checks and their report
+``deploy``      7, 13   recalibrate running statistics, fold a norm into its neighbour
+``data``        8       MNIST, verified, or digits where there is no network
+``models``      8       the networks that the chapters train
+``train``       8       ``fit``, ``evaluate`` and what they record
+``sweep``       9       many trainings, kept when you press stop
+``probe``       11      look into a network: inputs, outputs and gradients of its layers
+``relatives``   14      layer, group, instance and other norms
+``sync``        15      one batch over several processes
+``fast``        16      the same layer, faster: plain PyTorch, compiled, C++
+``doctor``      17      what is wrong with the batch norms of a model
+``exercises``   all     check an answer and say what is off, one module a chapter
+``plot``        all     the look of the figures
+``progress``    all     the one bar that a long cell shows
+=============== ======= ====================================================================
+
+``_modules`` holds what several of them ask of a model: its device, its modes, its shapes.
+Importing the package imports none of them: ``from bnutils import norm`` does.
 """
 
 __version__ = "0.1.0"

@@ -68,6 +68,7 @@ def mlp(
 
 
 def _linear(n: int, m: int, init_std: float | None, init_scale: float) -> nn.Linear:
+    """A linear layer from n to m, initialised as :func:`mlp` says."""
     linear = nn.Linear(n, m)
     if init_std is not None:
         nn.init.normal_(linear.weight, std=init_std)
@@ -77,16 +78,24 @@ def _linear(n: int, m: int, init_std: float | None, init_scale: float) -> nn.Lin
 
 
 def _check(sizes, norm, activation) -> None:
+    """Raise unless the sizes make a network and the layers are still to be made.
+
+    A layer that is made already would be shared by all places, with one width for all.
+    """
     if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
         raise ValueError(
             "sizes must be the widths of input, hidden layers and output, at least two "
             f"positive integers as in (784, 512, 256, 10), but got {tuple(sizes)}"
         )
-    for name, layer in (("norm", norm), ("activation", activation)):
-        if isinstance(layer, nn.Module) or not (
-            callable(layer) or layer is norm is None
-        ):
-            raise TypeError(
-                f"{name} must be a class or a function that makes a layer, such as "
-                f"nn.{'BatchNorm1d' if name == 'norm' else 'ReLU'}, but got {layer!r}"
-            )
+    if norm is not None:
+        _check_maker("norm", norm, "nn.BatchNorm1d")
+    _check_maker("activation", activation, "nn.ReLU")
+
+
+def _check_maker(name: str, layer: object, example: str) -> None:
+    """Raise TypeError unless ``layer`` can be called to make one."""
+    if isinstance(layer, nn.Module) or not callable(layer):
+        raise TypeError(
+            f"{name} must be a class or a function that makes a layer, such as {example}, "
+            f"but got {layer!r}"
+        )

@@ -1,7 +1,9 @@
 """The PyTorch layer as chapter 4 builds it: pure functions, then the module around them.
 
-The NumPy functions of chapters 2 and 3 are here as well, from :mod:`bnutils.arrays`,
-which also says what is averaged over what.
+``batch_stats`` and ``normalize`` are the mathematics and know nothing of a module;
+``BatchNorm1d`` holds parameters and running statistics and decides which of them a call
+uses. The NumPy functions of chapters 2 and 3 are here as well, from
+:mod:`bnutils.arrays`, which also says what is averaged over what.
 """
 
 from functools import partial
@@ -17,6 +19,7 @@ __all__ = [
     "batch_norm_forward",
     "batch_stats",
     "normalize",
+    "per_channel",
 ]
 
 
@@ -37,6 +40,22 @@ def batch_stats(x: Tensor) -> tuple[Tensor, Tensor]:
     mean = mean + (x - mean).mean(dims, keepdim=True)  # what rounding left over
     var = (x - mean).square().mean(dims)  # (C,)
     return mean.flatten(), var
+
+
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """Reshape one value per channel so that it broadcasts against ``x`` (chapter 4).
+
+    Parameters
+    ----------
+    values : Tensor, shape (C,)
+    x : Tensor, shape (N, C), (N, C, L) or with more positions behind the channels
+
+    Returns
+    -------
+    Tensor, shape (1, C), (1, C, 1), ...
+        A view of ``values``.
+    """
+    return values.view(1, -1, *[1] * (x.dim() - 2))
 
 
 def normalize(
@@ -61,11 +80,12 @@ def normalize(
     -------
     Tensor, shape of ``x``
     """
-    shape = (1, -1, *(1,) * (x.dim() - 2))
-    y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + eps)
+    y = (x - per_channel(mean, x)) / torch.sqrt(per_channel(var, x) + eps)
     if weight is not None:
-        y = y * weight.view(shape)
-    return y if bias is None else y + bias.view(shape)
+        y = y * per_channel(weight, x)
+    if bias is not None:
+        y = y + per_channel(bias, x)
+    return y
 
 
 class BatchNorm1d(nn.Module):
@@ -205,6 +225,7 @@ class BatchNorm1d(nn.Module):
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
     def _check_channels(self, x: Tensor) -> None:
+        """Raise unless every tensor in use has one value for each channel of ``x``."""
         state = self._state()
         if ("running_mean" in state) != ("running_var" in state):
             raise ValueError("running_mean, running_var must both be None or neither")
@@ -216,17 +237,24 @@ class BatchNorm1d(nn.Module):
                 )
 
     def _check_kind(self, x: Tensor) -> None:
+        """Raise unless input and layer share device and dtype, as PyTorch demands on the CPU.
+
+        One mixture is allowed: half-precision input with everything else in float32.
+        """
         if not x.is_floating_point():
             raise NotImplementedError(
                 f'"batch_norm" not implemented for {x.dtype}: convert the input to float'
             )
-        state, half = self._state(), x.dtype in (torch.float16, torch.bfloat16)
-        mixture = half and {v.dtype for v in state.values()} == {torch.float32}
+        state = self._state()
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        mixture = half and all(v.dtype == torch.float32 for v in state.values())
+        kinds = ("device",) if mixture else ("device", "dtype")
         for name, value in state.items():
-            for what in ("device",) if mixture else ("device", "dtype"):
-                if (theirs := getattr(value, what)) != (its := getattr(x, what)):
+            for kind in kinds:
+                wanted, found = getattr(x, kind), getattr(value, kind)
+                if found != wanted:
                     raise RuntimeError(
-                        f"mixed {what}: the input is {its} but {name} is {theirs}; "
+                        f"mixed {kind}: the input is {wanted} but {name} is {found}; "
                         "convert one of them"
                     )
 

@@ -1,4 +1,4 @@
-"""The book's figure style and the figures that several chapters draw.
+"""The book's figure style, and the figures and tables that several chapters draw.
 
 Figures have a white background; in the book's dark mode a style sheet inverts them.
 """
@@ -14,8 +14,22 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WITH", "WITHOUT"]
-__all__ += ["WIDTH", "band", "histograms", "use_style"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "WIDTH",
+    "WITH",
+    "WITHOUT",
+    "Table",
+    "band",
+    "histograms",
+    "table",
+    "use_style",
+]
 
 # Okabe & Ito's palette: distinguishable with every common colour blindness.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -104,3 +118,61 @@ def histograms(
         share = np.full(v.size, 100 / v.size)
         ax.hist(np.clip(v, bins[0], bins[-1]), bins, weights=share, **style)
         ax.set_title(name)
+
+
+class Table:
+    """Rows under headings; Jupyter and the book show it as a table, ``print`` aligns it.
+
+    Attributes
+    ----------
+    headings : list of str
+    rows : list of list of str
+    """
+
+    def __init__(self, headings: Sequence, rows: Sequence[Sequence]) -> None:
+        self.headings = [str(cell) for cell in headings]
+        self.rows = [[str(cell) for cell in row] for row in rows]
+        wrong = [row for row in self.rows if len(row) != len(self.headings)]
+        if wrong:
+            raise ValueError(
+                f"a table of {len(self.headings)} columns cannot hold the row {wrong[0]}"
+            )
+
+    def __repr__(self) -> str:
+        """Align the columns: the first to the left, the others, numbers mostly, right."""
+        lines = [self.headings, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        aligned = []
+        for first, *others in lines:
+            cells = [c.rjust(width) for c, width in zip(others, widths[1:])]
+            aligned.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+        return "\n".join(aligned)
+
+    def _repr_markdown_(self) -> str:
+        # A bar inside a cell would end the cell.
+        lines = [[cell.replace("|", "\\|") for cell in self.headings]]
+        lines += [[":--", *["--:"] * (len(self.headings) - 1)]]
+        lines += [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def table(headings: Sequence, rows: Sequence[Sequence]) -> Table:
+    """Make a table to be shown as the last value of a cell.
+
+    Parameters
+    ----------
+    headings : sequence of str
+        Names of the columns.
+    rows : sequence of sequences
+        As many cells as there are headings; anything but text becomes text.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    ValueError
+        A row has more or fewer cells than there are headings.
+    """
+    return Table(headings, rows)

@@ -93,13 +93,19 @@ def _choose(model: nn.Module, modules: Chosen) -> dict[str, nn.Module]:
 
 
 def _are_types(modules: type | tuple) -> bool:
+    """Whether this is a type or a tuple of types, and not a tuple of names."""
     parts = modules if isinstance(modules, tuple) else (modules,)
     return bool(parts) and all(isinstance(part, type) for part in parts)
 
 
 def _hooks(name: str, recording: Recording, gradients: bool) -> tuple:
-    """Hooks that copy what they see, before anything can change it in place."""
-    last = None  # stands for the last call
+    """Hooks that copy what they see, before anything can change it in place.
+
+    A module may be called several times in one forward pass. The gradients of its calls
+    come in the opposite order, that of the last call first, so each call marks itself and
+    a gradient is kept only if its call is still the last.
+    """
+    last = None  # the mark of the last call
 
     def before(module: nn.Module, inputs: tuple) -> None:
         value = inputs[0] if inputs else None
@@ -112,7 +118,7 @@ def _hooks(name: str, recording: Recording, gradients: bool) -> tuple:
         last = call = object()
 
         def keep(gradient: Tensor) -> None:
-            if call is last:  # backward() comes to the earlier calls of a module later
+            if call is last:
                 recording.gradients[name] = gradient.detach().clone()
 
         if gradients and output.requires_grad:
@@ -122,6 +128,7 @@ def _hooks(name: str, recording: Recording, gradients: bool) -> tuple:
 
 
 def _copy(value: Tensor, name: str, module: nn.Module, verb: str) -> Tensor:
+    """A detached copy of what a module takes or returns, which must be one tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"module {name!r} ({type(module).__name__}) {verb} a {type(value).__name__}, "

@@ -1,15 +1,22 @@
-"""Run an experiment for many settings; an interruption loses only the run it hits."""
+"""Run an experiment for many settings; an interruption loses only the run it hits.
+
+A chapter that trains twenty networks in a cell does it here: one bar, one press of the stop
+button ends the cell, and what was done by then is there. A loop around
+:func:`bnutils.train.fit` would go on with the next training.
+"""
 
 import contextlib
+import itertools
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bnutils import _progress
+from bnutils.progress import bar
 
 __all__ = ["Results", "run"]
 
@@ -44,7 +51,7 @@ class Results(dict):
         return f"results of {len(self)} runs{note}"
 
     def array(self, *axes: Iterable[Hashable]) -> np.ndarray:
-        """The results as an array over a grid of settings.
+        """Put the results into an array over a grid of settings.
 
         Parameters
         ----------
@@ -63,24 +70,18 @@ class Results(dict):
             The axes hold a setting that the sweep was never asked for, or there is no
             result at all.
         """
-        lists = [list(axis) for axis in axes]
-        grid = _product(lists)
-        unknown = [setting for setting in grid if setting not in set(self.settings)]
-        if unknown or not self:
-            what = f"{unknown[0]!r} is not a setting of this sweep" if unknown else ""
-            raise ValueError(what or f"there is no result yet: {self.note}")
-        empty = np.full(np.shape(next(iter(self.values()))), np.nan)
-        values = [self.get(setting, empty) for setting in grid]
-        shape = [len(values) for values in lists]
-        return np.array(values, dtype=float).reshape(*shape, *empty.shape)
-
-
-def _product(lists: list[list[Hashable]]) -> list[tuple[Hashable, ...]]:
-    """Every combination, the last part varying fastest."""
-    grid: list[tuple[Hashable, ...]] = [()]
-    for values in lists:
-        grid = [(*setting, value) for setting in grid for value in values]
-    return grid
+        values = [list(axis) for axis in axes]
+        grid = list(itertools.product(*values))
+        known = set(self.settings)
+        for setting in grid:
+            if setting not in known:
+                raise ValueError(f"{setting!r} is not a setting of this sweep")
+        if not self:
+            raise ValueError(f"there is no result yet: {self.note}")
+        missing = np.full(np.shape(next(iter(self.values()))), np.nan)
+        filled = [self.get(setting, missing) for setting in grid]
+        shape = [len(each) for each in values]
+        return np.array(filled, dtype=float).reshape(*shape, *missing.shape)
 
 
 def run(
@@ -119,17 +120,19 @@ def run(
     """
     results = Results(_checked(settings))
     total = len(results.settings)
-    with _ctrl_c() as pressed, _progress.bar(total, progress, "run") as advance:
-        try:
-            for setting in results.settings:
-                value = function(*setting)
-                if pressed:
-                    break
-                results[setting] = value
-                advance()
-        except KeyboardInterrupt:
-            results.interrupted = True
-    if results.interrupted or len(results) < total:
+    with (
+        _watching_ctrl_c() as ctrl_c,
+        bar(total, progress, "run") as advance,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        for setting in results.settings:
+            value = function(*setting)
+            # fit() turns Ctrl-C into a note and returns half a training: that is no result.
+            if ctrl_c.pressed:
+                break
+            results[setting] = value
+            advance()
+    if len(results) < total:
         results.interrupted = True
         results.note = f"interrupted after {len(results)} of {total} runs"
         warnings.warn(results.note, stacklevel=2)
@@ -153,24 +156,27 @@ def _checked(settings: Iterable[tuple[Hashable, ...]]) -> list[tuple[Hashable, .
     return listed
 
 
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[list[int]]:
-    """Yield a list that is no longer empty once Ctrl-C was pressed.
+@dataclass
+class _CtrlC:
+    """Whether Ctrl-C was pressed. A run may swallow the KeyboardInterrupt, this stays."""
 
-    A run may swallow the KeyboardInterrupt; the list still tells. Python allows a
-    handler in the main thread only; elsewhere the list stays empty.
-    """
-    pressed: list[int] = []
+    pressed: bool = False
+
+
+@contextlib.contextmanager
+def _watching_ctrl_c() -> Iterator[_CtrlC]:
+    """Yield what is told of each Ctrl-C in the block, before it is raised as ever."""
+    ctrl_c = _CtrlC()
     if threading.current_thread() is not threading.main_thread():
-        yield pressed
+        yield ctrl_c  # Python sets handlers in the main thread only, and raises only there
         return
 
     def note_and_raise(number: int, frame: Any) -> None:
-        pressed.append(number)
+        ctrl_c.pressed = True
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note_and_raise)
     try:
-        yield pressed
+        yield ctrl_c
     finally:
         signal.signal(signal.SIGINT, before)

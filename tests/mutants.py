@@ -10,11 +10,19 @@ import ast
 import copy
 from collections.abc import Iterator
 
-PAIRS = "Add Sub, Mult Div, And Or, BitOr BitAnd, Lt LtE, Gt GtE, Eq NotEq, Is IsNot"
-NAMES = [pair.split() for pair in f"{PAIRS}, In NotIn".split(", ")]
-NAMES += [pair[::-1] for pair in NAMES]
-NAMES += [["FloorDiv", "Mult"], ["Mod", "Mult"], ["Pow", "Mult"]]
-SWAPS = {getattr(ast, a): getattr(ast, b) for a, b in NAMES}
+PAIRS = [  # each for the other
+    (ast.Add, ast.Sub),
+    (ast.Mult, ast.Div),
+    (ast.And, ast.Or),
+    (ast.BitOr, ast.BitAnd),
+    (ast.Lt, ast.LtE),
+    (ast.Gt, ast.GtE),
+    (ast.Eq, ast.NotEq),
+    (ast.Is, ast.IsNot),
+    (ast.In, ast.NotIn),
+]
+SWAPS = dict.fromkeys((ast.FloorDiv, ast.Mod, ast.Pow), ast.Mult)
+SWAPS |= dict(PAIRS) | {other: one for one, other in PAIRS}
 TEXT = {"annotation", "returns", "decorator_list"}  # left alone, as strings are
 REMOVABLE = {"detach", "clone", "copy", "contiguous", "float", "double", "to", "eval"}
 REMOVABLE |= {"abs", "sqrt", "square", "flatten", "view", "reshape", "expand", "add"}

@@ -1,7 +1,8 @@
-"""Run the solutions that the book prints, and judge wrong answers to its exercises."""
+"""Run the solutions that the book prints, and judge answers to its exercises."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -44,6 +45,7 @@ def run_solution(number: str):
         return eval(last, namespace)
 
 
+@functools.cache
 def solution(number: str):
     """The answer that the book's own solution hands to ``exercises.check``."""
     with pytest.MonkeyPatch.context() as patch:
@@ -51,8 +53,22 @@ def solution(number: str):
         return run_solution(number)
 
 
-def judge(number: str, answer) -> str:
-    """The remark on a wrong answer; fails the test when the answer passes."""
+def changed(number: str, change):
+    """The book's answer, its results changed; ``change`` is also handed the arguments."""
+
+    def wrong(*args, **kwargs):
+        return change(solution(number)(*args, **kwargs), *args)
+
+    return wrong
+
+
+def verdict_words(number: str, answer, right: bool = False) -> str:
+    """What the reader is told; fails the test when the verdict is not as expected."""
     verdict = exercises.check(number, answer)
-    assert not verdict
+    assert verdict.right == right, verdict
     return verdict.remark
+
+
+def ids(rows: dict[str, list]) -> list[str]:
+    """A name for each row: the exercise and the words of the remark."""
+    return [f"{number} {words}" for number, each in rows.items() for _, words in each]

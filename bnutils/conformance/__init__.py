@@ -1,17 +1,22 @@
-"""Hold any BatchNorm1d-like class against ``torch.nn.BatchNorm1d``, as a readable report."""
+"""Hold any BatchNorm1d-like class against ``torch.nn.BatchNorm1d``, as a readable report.
+
+``compare`` runs the checks of :mod:`bnutils.conformance.checks` one by one and collects
+them in a ``Report``; where some differ, :mod:`bnutils.conformance.causes` looks for the
+mistake behind them. On the command line, ``python -m bnutils.conformance module:Class``
+prints the report and exits with 1 unless all checks agree (chapter 5).
+"""
 
 import html
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from bnutils._modules import random_numbers_kept
-from bnutils.conformance import checks as _checks
-from bnutils.conformance import checks_state as _checks_state  # noqa: F401
-from bnutils.conformance import checks_transforms as _checks_transforms  # noqa: F401
-from bnutils.conformance.checks import Mismatch, Pair
+from bnutils.conformance.causes import likely_causes
+from bnutils.conformance.checks import CHECKS, Mismatch, Pair
 
 __all__ = ["Check", "Report", "compare"]
 
@@ -37,22 +42,30 @@ class Check:
 class Report:
     """The checks of one class: a table in Jupyter, text in a terminal, a sequence in code.
 
-    ``report["gradients"]`` is the check of that name.
+    ``report["gradients"]`` is the check of that name; the report itself is true when all
+    checks passed, so that ``assert conformance.compare(MyNorm)`` is a test.
 
     Attributes
     ----------
     subject : str
         Name of the class.
     checks : tuple of Check
+    causes : tuple of str
+        Mistakes that probably explain the failures, the first to be mended first.
     """
 
     subject: str
     checks: tuple[Check, ...]
+    causes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every check passed."""
         return not self.failures
+
+    def __bool__(self) -> bool:
+        """Whether every check passed."""
+        return self.passed
 
     @property
     def failures(self) -> list[Check]:
@@ -80,26 +93,44 @@ class Report:
         return f"{self.subject}: {agree} of {len(self)} checks agree with PyTorch"
 
     def __repr__(self) -> str:
-        """Return one line per check."""
+        """Return the likely causes, then one line per check."""
+        lines = [self._headline()]
+        if self.causes:
+            lines.append("likely causes, from which other differences may follow:")
+            for cause in self.causes:
+                lines += textwrap.wrap(
+                    cause, 86, initial_indent="  - ", subsequent_indent="    "
+                )
+        verdicts = ["agrees" if check.passed else "DIFFERS" for check in self]
+        columns = max(map(len, verdicts), default=0)
         width = max((len(check.name) for check in self), default=0)
-        lines = [
-            f"{'agrees' if c.passed else 'DIFFERS'}  {c.name:{width}}  {c.detail}"
-            for c in self
-        ]
-        return "\n".join([self._headline(), *(f"{line:9}".rstrip() for line in lines)])
+        for verdict, check in zip(verdicts, self):
+            line = f"{verdict:{columns}}  {check.name:{width}}  {check.detail}"
+            lines.append(line.rstrip())
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        """Return the likely causes as a list and the checks as a table."""
+        causes = "".join(f"<li>{html.escape(cause)}</li>" for cause in self.causes)
+        if causes:
+            causes = (
+                f"<p>{html.escape(self.subject)}: likely causes, from which other "
+                f"differences may follow</p><ul>{causes}</ul>"
+            )
         rows = "".join(
-            f"<tr><td>{'✓ agrees' if c.passed else '✗ differs'}</td>"
-            f"<td>{html.escape(c.name)}</td><td>{html.escape(c.detail)}</td></tr>"
-            for c in self
+            f"<tr><td>{'✓ agrees' if check.passed else '✗ differs'}</td>"
+            f"<td>{html.escape(check.name)}</td><td>{html.escape(check.detail)}</td></tr>"
+            for check in self
         )
         head = "<tr><th>result</th><th>check</th><th>what differs</th></tr>"
         caption = f"<caption>{html.escape(self._headline())}</caption>"
-        return f"<table>{caption}<thead>{head}</thead><tbody>{rows}</tbody></table>"
+        table = f"<table>{caption}<thead>{head}</thead><tbody>{rows}</tbody></table>"
+        return causes + table
 
 
-def compare(cls: type, *, reference: type = nn.BatchNorm1d, seed: int = 0) -> Report:
+def compare(
+    cls: Callable[..., nn.Module], *, reference: type = nn.BatchNorm1d, seed: int = 0
+) -> Report:
     """Compare a class with PyTorch's BatchNorm1d in everything that a user can observe.
 
     Inputs are off-centre, and weights and biases random, so that a wrong axis or a
@@ -112,8 +143,8 @@ def compare(cls: type, *, reference: type = nn.BatchNorm1d, seed: int = 0) -> Re
 
     Parameters
     ----------
-    cls : type
-        Made as ``cls(num_features)``, plus the arguments that a check is about. What it
+    cls : type, or a function that makes a layer
+        Called as ``cls(num_features)``, plus the arguments that a check is about. What it
         cannot do is a failed check, never an exception.
     reference : type
         The class to agree with.
@@ -123,14 +154,45 @@ def compare(cls: type, *, reference: type = nn.BatchNorm1d, seed: int = 0) -> Re
     Returns
     -------
     Report
+
+    Raises
+    ------
+    TypeError
+        ``cls`` is a layer that is already made, or cannot be called.
     """
+    _require_maker(cls)
     results = []
+    causes: tuple[str, ...] = ()
     with random_numbers_kept():
         torch.default_generator.manual_seed(seed)
-        for name, check in _checks.CHECKS.items():
+        for name, check in CHECKS.items():
             detail = _outcome(check, Pair(cls, reference, seed))
             results.append(Check(name, not detail, detail))
-    return Report(cls.__name__, tuple(results))
+        if not all(check.passed for check in results):
+            causes = likely_causes(cls, reference)
+    return Report(_name(cls), tuple(results), causes)
+
+
+def _require_maker(cls: object) -> None:
+    """Raise TypeError unless layers can be made by calling ``cls``."""
+    if isinstance(cls, nn.Module):
+        name = type(cls).__name__
+        raise TypeError(
+            f"compare takes a class, here {name}, since it makes many layers with other "
+            f"arguments; it got one that is made already. A function will do too, such as "
+            f"lambda c, **options: {name}(c, **options)"
+        )
+    if not callable(cls):
+        raise TypeError(
+            "compare takes a class or a function that makes a layer from its number of "
+            f"channels, but got {cls!r}"
+        )
+
+
+def _name(cls: Callable[..., nn.Module]) -> str:
+    """What the report calls a class, a function or a ``functools.partial`` of one."""
+    made = getattr(cls, "func", cls)
+    return getattr(made, "__name__", type(made).__name__)
 
 
 def _outcome(check, pair: Pair) -> str:

@@ -1,7 +1,13 @@
-"""MNIST as tensors: found, verified, downloaded, or replaced by offline digits.
+"""MNIST as tensors: found, verified, downloaded, or replaced by offline digits (chapter 8).
 
-The whole data set lies in memory as one tensor per split, normalised once. A batch is
-then one indexing operation, several times faster than a pipeline of single images.
+:func:`load` finds the files and returns a :class:`Dataset` of three :class:`Split`; its
+method ``batches`` shuffles them into minibatches. The whole data set lies in memory as one
+tensor per split, normalised once. A batch is then one indexing operation, several times
+faster than a pipeline of single images.
+
+Behind it: ``mnist`` (the four files: where they are, their checksums, their download),
+``digits`` (what stands in where there is no network), ``vision`` (torchvision's reader of
+MNIST, imported even beside a torch that it was not built for).
 """
 
 import os
@@ -12,17 +18,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
-from bnutils.data import download as _download
-from bnutils.data import mnist as _mnist
+from bnutils.data import digits, mnist
 from bnutils.data.mnist import DataError
 
-__all__ = ["DataError", "Dataset", "Split", "cache_folder", "load"]
-__all__ += ["number_of_batches"]
-
-_DIGITS = "Offline digits of scikit-learn (8x8, resized), standing in for MNIST"
-_TITLES = {"digits": _DIGITS}
+__all__ = [
+    "DataError",
+    "Dataset",
+    "Split",
+    "cache_folder",
+    "load",
+    "number_of_batches",
+]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,10 +90,15 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Say which data these are and how many, the same on every machine."""
+        title = self.name
+        if title == "digits":
+            title = (
+                "Offline digits of scikit-learn (8x8, resized), standing in for MNIST"
+            )
         n, n_valid, n_test = len(self.train), len(self.valid), len(self.test)
         size = " of 28x28 pixels" if self.train.x.size(-1) == 784 else ""
         return (
-            f"{_TITLES.get(self.name, self.name)}: {n:,} training, {n_valid:,} "
+            f"{title}: {n:,} training, {n_valid:,} "
             f"validation and {n_test:,} test images{size}"
         )
 
@@ -155,7 +167,8 @@ def number_of_batches(split: Split, batch_size: int, drop_last: bool = False) ->
             f"batch_size={batch_size} is larger than the split ({n} images): with "
             "drop_last=True there is no batch; choose a smaller one"
         )
-    return n // batch_size if drop_last else -(-n // batch_size)
+    full, rest = divmod(n, batch_size)
+    return full + 1 if rest and not drop_last else full
 
 
 def load(
@@ -209,26 +222,18 @@ def load(
         For a download only: torchvision is not installed, or broken (one built for
         another torch will do).
     """
-    choice = (os.environ.get("BNUTILS_DATA") or None) if root is None else root
-    if choice is not None and os.fspath(choice) == "digits":
-        return _digits("scikit-learn, as asked for").to(device)
-    if choice is not None:
-        where = "BNUTILS_DATA" if root is None else "the argument root"
-        try:
-            folder = _absolute(os.path.expanduser(choice), from_package=root is None)
-            found = _mnist.read(_mnist.find_folder(folder))
-        except DataError as error:
-            raise DataError(
-                f"{error}. The folder was named by {where}: put the original files "
-                f"there, leave {where} out to download MNIST, or {_mnist.DIGITS}"
-            ) from error
-        return _from_files(found, f"the folder named by {where}").to(device)
+    named = root if root is not None else os.environ.get("BNUTILS_DATA") or None
+    if named is not None and os.fspath(named) == "digits":
+        return _from_digits("scikit-learn, as asked for").to(device)
+    if named is not None:
+        return _from_named(named, is_argument=root is not None).to(device)
     try:
-        found, source = _cached(download)
-    except _mnist.NoNetwork as error:
-        _mnist.log.info("%s; the offline digits of scikit-learn stand in", error)
-        return _digits("scikit-learn, since MNIST could not be downloaded").to(device)
-    return _from_files(found, source).to(device)
+        files, source = mnist.read_cached(cache_folder(), allow_download=download)
+    except mnist.NoNetwork as error:
+        mnist.log.info("%s; the offline digits of scikit-learn stand in", error)
+        why = "scikit-learn, since MNIST could not be downloaded"
+        return _from_digits(why).to(device)
+    return _from_mnist(files, source).to(device)
 
 
 def cache_folder() -> Path:
@@ -236,65 +241,57 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "bnutils")
 
 
-def _absolute(path: str | os.PathLike, from_package: bool) -> Path:
-    """Resolve a path from the current folder, or else from the package's parent."""
-    beside = Path(__file__).resolve().parents[2] / path
-    other = from_package and not os.path.exists(path) and os.path.exists(beside)
-    return beside if other else Path.cwd() / path
-
-
-def _cached(download: bool) -> tuple[dict[str, Tensor], str]:
-    """Read the files of the cache, downloaded where need be; say which it was."""
-    folder = cache_folder() / "MNIST" / "raw"
-    damage = None
-    if all(os.path.lexists(folder / name) for name in _mnist.FILES):
-        try:
-            return _mnist.read(folder), "the user's cache folder"
-        except DataError as error:
-            damage = error
+def _from_named(named: str | os.PathLike, is_argument: bool) -> Dataset:
+    """Read MNIST from a folder that was named; say where it was named if that fails."""
+    where = "the argument root" if is_argument else "BNUTILS_DATA"
+    path = os.path.expanduser(named)
+    folder = Path.cwd() / path
+    if not is_argument and not os.path.exists(folder):
+        # One BNUTILS_DATA serves notebooks and scripts, which run in different folders.
+        beside_the_package = Path(__file__).resolve().parents[2] / path
+        if os.path.exists(beside_the_package):
+            folder = beside_the_package
     try:
-        if not download:
-            raise _mnist.NoNetwork("MNIST is not in the cache and download=False")
-        folder = _download.download(cache_folder())
+        files = mnist.read(mnist.find_folder(folder))
     except DataError as error:
-        if damage is None:
-            raise
         raise DataError(
-            f"the cached MNIST is damaged and could not be replaced: {damage}; "
-            f"{error}. Remove {folder}, connect to the network, or {_mnist.DIGITS}"
+            f"{error}. The folder was named by {where}: put the original files "
+            f"there, leave {where} out to download MNIST, or {mnist.DIGITS}"
         ) from error
-    return _mnist.read(folder), "a download, now in the user's cache folder"
+    return _from_mnist(files, f"the folder named by {where}")
 
 
-def _from_files(files: dict[str, Tensor], source: str) -> Dataset:
-    x, y, test_x, test_y = (files[name] for name in _mnist.FILES)
-    order = torch.from_numpy(np.random.RandomState(0).permutation(len(y)))
-    valid, train = order[:5_000], order[5_000:]
+def _from_mnist(files: tuple[Tensor, ...], source: str) -> Dataset:
+    """Split the 60,000 training images into 5,000 for validation and the rest."""
+    x, y, test_x, test_y = files
+    valid, train = _shuffled(len(y)).tensor_split([5_000])
     splits = [(x[train], y[train]), (x[valid], y[valid]), (test_x, test_y)]
     return _normalised("MNIST", source, splits)
 
 
-def _digits(source: str) -> Dataset:
-    """Load the digits that come with scikit-learn (from UCI's optical digits, 1998)."""
-    from sklearn.datasets import load_digits
+def _from_digits(source: str) -> Dataset:
+    """Split the offline digits into 1,297 for training, 200 and 300."""
+    x, y = digits.read()
+    parts = _shuffled(len(y)).split([1_297, 200, 300])
+    return _normalised("digits", source, [(x[part], y[part]) for part in parts])
 
-    found = load_digits()
-    small = torch.from_numpy(found.images).float()[:, None] * (255 / 16)  # (N, 1, 8, 8)
-    large = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
-    x, y = large[:, 0].round().to(torch.uint8), torch.from_numpy(found.target).long()
-    order = torch.from_numpy(np.random.RandomState(0).permutation(len(y)))
-    parts = order.split([1_297, 200, 300])
-    return _normalised("digits", source, [(x[p], y[p]) for p in parts])
+
+def _shuffled(n: int) -> Tensor:
+    """Put 0 to n - 1 into an order that is the same in every version of NumPy."""
+    return torch.from_numpy(np.random.RandomState(0).permutation(n))
 
 
 def _normalised(name: str, source: str, splits: list[tuple[Tensor, Tensor]]) -> Dataset:
     """Flatten and normalise bytes (N, 28, 28) by the first split's mean and std."""
+    # From the counts of the 256 levels, in float64: a float32 sum of 43 million pixels
+    # depends on the order of its terms, and so on the number of threads.
     count = torch.bincount(splits[0][0].flatten(), minlength=256).double()
     level = torch.arange(256, dtype=torch.float64) / 255
     mean = float((count * level).sum() / count.sum())
     std = float(((count * (level - mean) ** 2).sum() / count.sum()).sqrt())
-    scaled = (
+    train, valid, test = (
+        # in place, since the training images alone take 170 MB
         Split(x.flatten(1).float().mul_(1 / (255 * std)).sub_(mean / std), y)
         for x, y in splits
     )
-    return Dataset(name, source, *scaled, mean=mean, std=std)
+    return Dataset(name, source, train, valid, test, mean=mean, std=std)

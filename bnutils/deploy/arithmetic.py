@@ -1,4 +1,9 @@
-"""The arithmetic of folding: an evaluation batch norm as numbers, and into a layer."""
+"""The arithmetic of folding: an evaluation batch norm as numbers, and into a layer.
+
+Chapter 13 shows ``affine`` and ``scaled``; ``replace`` does both to two modules of a
+model. Everything is computed in float64 on the CPU and rounded once: folding is done once
+and kept.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +45,14 @@ def absorb(layer: nn.Module, bn: nn.Module) -> None:
     if layer.bias is not None:
         bias = bias + scale * layer.bias.detach().cpu().double()
     old = layer.weight
-    for name, value in (("weight", weight), ("bias", bias)):
-        value = value.to(old.device, old.dtype, memory_format=torch.preserve_format)
-        setattr(layer, name, nn.Parameter(value, old.requires_grad))
+    layer.weight = _parameter_like(old, weight)
+    layer.bias = _parameter_like(old, bias)
+
+
+def _parameter_like(old: nn.Parameter, values: Tensor) -> nn.Parameter:
+    """A parameter with these values on the device and in the dtype of the old one."""
+    values = values.to(old.device, old.dtype, memory_format=torch.preserve_format)
+    return nn.Parameter(values, old.requires_grad)
 
 
 def rank_of(layer: nn.Module) -> int | None:
@@ -51,8 +61,13 @@ def rank_of(layer: nn.Module) -> int | None:
     None where the batch norm itself refuses all others.
     """
     if isinstance(layer, nn.Linear):
-        return 2
-    return 3 if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) else None
+        return 2  # (N, C)
+    if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+        return 3  # (N, C, L)
+    return None
+
+
+_SHAPE_OF_RANK = {2: "(N, C)", 3: "(N, C, L)"}
 
 
 class PassOn(nn.Module):
@@ -73,23 +88,27 @@ class PassOn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x``."""
-        wanted = {2: "(N, C)", 3: "(N, C, L)"}[self.dim]
-        torch._assert(
+        torch._assert(  # which torch.fx and torch.export can follow, unlike an if
             x.dim() == self.dim,
-            f"a BatchNorm1d was folded here for {wanted}: use the unfolded model for others",
+            f"a BatchNorm1d was folded here for {_SHAPE_OF_RANK[self.dim]}: use the "
+            "unfolded model for others",
         )
         return x
 
     def extra_repr(self) -> str:
         """What may pass."""
-        return {2: "(N, C)", 3: "(N, C, L)"}[self.dim]
+        return _SHAPE_OF_RANK[self.dim]
 
 
 def replace(layer: nn.Module, bn: nn.Module) -> None:
-    """Fold a batch norm into a layer; what was the batch norm passes its input on."""
+    """Fold a batch norm into a layer; what was the batch norm passes its input on.
+
+    The batch-norm object itself becomes another kind of module. A model may hold it under
+    several names, or in a plain list that no search through its modules finds; whatever
+    refers to the object sees the new one.
+    """
     absorb(layer, bn)
     rank = rank_of(layer)
     other = nn.Identity() if rank is None else PassOn(rank)
     other.train(bn.training)
-    # the object itself changes: whatever refers to it, lists included, sees the new one
     bn.__class__, bn.__dict__ = other.__class__, other.__dict__

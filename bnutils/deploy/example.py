@@ -1,39 +1,46 @@
 """A run on an example: the shapes that batch norms see, and outputs compared."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bnutils.deploy.obstacles import norms_of
+from bnutils._batches import clone, feed, tensors_in
+from bnutils._modules import norms_of
 
 __all__ = ["require_same", "run"]
 
+# What rounding may change at most, relative to the largest output: far above rounding,
+# far below a mistake. Other dtypes have so few digits that 0.1 is allowed.
+_ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-3}
+_ALLOWED_ELSE = 0.1
 
-def run(model: nn.Module, args: tuple) -> tuple[dict[str, int], object]:
+
+def run(
+    model: nn.Module, example: object, call: Callable | None = None
+) -> tuple[dict[str, int], object]:
     """Number of dimensions that each batch norm sees in one run, and the run's output."""
     seen: dict[str, int] = {}
 
-    def note(path):
-        def hook(_, inputs):
-            if inputs:  # none where it is called by keyword
+    def recorder(path: str):
+        def note(module: nn.Module, inputs: tuple) -> None:
+            if inputs:  # empty where it is called by keyword
                 seen[path] = inputs[0].dim()
 
-        return hook
+        return note
 
-    handles = [m.register_forward_pre_hook(note(p)) for p, m in norms_of(model).items()]
+    handles = [
+        norm.register_forward_pre_hook(recorder(path))
+        for path, norm in norms_of(model).items()
+    ]
     try:
         with torch.no_grad():
-            return seen, model(*args)
+            # a copy: a model may write into its input, and the example runs twice
+            output = feed(model, clone(example), call)
     finally:
         for handle in handles:
             handle.remove()
-
-
-_LOOSE = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-3,
-}  # far above rounding, below a mistake
+    return seen, output
 
 
 def require_same(before: object, after: object) -> float:
@@ -45,7 +52,8 @@ def require_same(before: object, after: object) -> float:
         It is larger than rounding can explain.
     """
     error = _difference(before, after)
-    allowed = max((_LOOSE.get(t.dtype, 0.1) for t in _tensors(before)), default=0.1)
+    limits = [_ALLOWED.get(t.dtype, _ALLOWED_ELSE) for t in tensors_in(before)]
+    allowed = max(limits, default=_ALLOWED_ELSE)
     if not error <= allowed:
         raise ValueError(
             f"on the example the folded model's outputs differ by {error:.1e} (relative, at "
@@ -58,7 +66,7 @@ def require_same(before: object, after: object) -> float:
 def _difference(before: object, after: object) -> float:
     """Largest difference of two outputs, divided by the largest number in the first."""
     worst = 0.0
-    for a, b in zip(_tensors(before), _tensors(after), strict=True):
+    for a, b in zip(tensors_in(before), tensors_in(after), strict=True):
         if a.shape != b.shape:
             return float("inf")
         a, b = a.double().nan_to_num(), b.double().nan_to_num()
@@ -67,15 +75,3 @@ def _difference(before: object, after: object) -> float:
             size = float(a.abs().max())
             worst = max(worst, gap / size if size > 0 else float("inf"))
     return worst
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)

@@ -6,29 +6,16 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from bnutils._modules import HOOKS, norms_of
 from bnutils.deploy.arithmetic import rank_of
-from bnutils.deploy.flow import Flow
-from bnutils.deploy.graph import CONTAINER, LAYERS, NORMS
+from bnutils.deploy.graph import LAYERS, NORMS, Flow
 
-__all__ = ["copied", "norms_of", "obstacle", "require_ready"]
+__all__ = ["copied", "obstacle", "require_ready"]
 
+# A subclass or an object with one of these of its own may compute something else.
 _DEFINING = {"forward", "_conv_forward", "__call__", "__getattr__", "weight", "bias"}
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_ANY_NORM = (*NORMS, nn.modules.batchnorm._BatchNorm)  # the lazy ones as well
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-_HOOKS += ("_backward_pre_hooks",)
-
-
-def norms_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Batch norms by path: those that are known, subclasses and look-alikes."""
-    return {p: m for p, m in model.named_modules() if _is_norm(m)}
-
-
-def _is_norm(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
-        return False
-    known = isinstance(module, _ANY_NORM)
-    return known or {"running_mean", "running_var"} <= module._buffers.keys()
+_KNOWN_NORMS = (*NORMS, nn.modules.batchnorm._BatchNorm)  # the lazy ones as well
 
 
 def require_ready(model: nn.Module) -> None:
@@ -45,22 +32,10 @@ def require_ready(model: nn.Module) -> None:
         raise TypeError(
             f"the model is a {type(model).__name__}: fold it first, then script or compile"
         )
-    norms = norms_of(model)
-    training = [
-        path
-        for path, m in model.named_modules()
-        if m.training and type(m) not in _CONTAINERS  # their own mode means nothing
-    ]
-    if training:
-        first = next((p for p in training if p in norms), training[0])
-        raise ValueError(
-            f"in training mode: {f'{first!r}' if first else 'the model itself'}"
-            f"{f' and {len(training) - 1} more' if training[1:] else ''}; a batch norm that "
-            "uses the batch has nothing fixed to fold: call eval() first"
-        )
-    for path, norm in norms.items():
-        if not isinstance(norm, _ANY_NORM):
-            continue
+    _require_evaluation(model)
+    for path, norm in norms_of(model).items():
+        if not isinstance(norm, _KNOWN_NORMS):
+            continue  # stays as it is, so what it lacks does not matter
         if norm.running_mean is None or norm.running_var is None:
             raise ValueError(
                 f"'{path}' ({type(norm).__name__}) has no running statistics "
@@ -70,6 +45,25 @@ def require_ready(model: nn.Module) -> None:
             )
         if torch.nn.parameter.is_lazy(norm.running_mean):
             raise ValueError(f"'{path}' has no size yet: run the model once before")
+
+
+def _require_evaluation(model: nn.Module) -> None:
+    """Raise ValueError if a module is in training mode; name a batch norm if one is."""
+    training = [
+        path
+        for path, module in model.named_modules()
+        if module.training and type(module) not in _CONTAINERS  # theirs means nothing
+    ]
+    if not training:
+        return
+    norms = norms_of(model)
+    first = next((path for path in training if path in norms), training[0])
+    named = f"'{first}'" if first else "the model itself"
+    more = f" and {len(training) - 1} more" if len(training) > 1 else ""
+    raise ValueError(
+        f"in training mode: {named}{more}; a batch norm that uses the batch has nothing "
+        "fixed to fold: call eval() first"
+    )
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -90,7 +84,18 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def obstacle(model: nn.Module, flow: Flow, norm: str, rank: int | None) -> str:
-    """Why a batch norm of the model cannot be folded, or an empty string."""
+    """Why a batch norm of the model cannot be folded, or an empty string.
+
+    Parameters
+    ----------
+    model : nn.Module
+    flow : Flow
+        Of the model.
+    norm : str
+        Path of the batch norm.
+    rank : int or None
+        Number of dimensions that it receives in the example, where there is one.
+    """
     bn = model.get_submodule(norm)
     if not isinstance(bn, NORMS):
         return f"a {type(bn).__name__} is not a batch norm class that is known here"
@@ -98,30 +103,31 @@ def obstacle(model: nn.Module, flow: Flow, norm: str, rank: int | None) -> str:
         return flow.reasons.get(norm) or _unseen(flow, norm)
     path = flow.pairs[norm]
     layer = model.get_submodule(path)
-    if hooked := _hooked(model, path, norm):
+    hooked = _hooked(model, path, norm)
+    if hooked:
         return f"a hook on '{hooked}' would see other values"
     for name, module, known in ((path, layer, LAYERS), (norm, bn, NORMS)):
         if parametrize.is_parametrized(module):
             return f"'{name}' has a parametrization"
-        if not _plain(module, known):
+        if not _is_plain(module, known):
             return f"'{name}' is a {type(module).__name__} with a forward of its own"
-    if shared := _shared(model, layer, path):
+    shared = _shared(model, layer)
+    if shared:
         return f"the weights of '{path}' are also those of '{shared}'"
-    return _shapes(layer, bn, path, rank)
+    return _misfit(layer, bn, path, rank)
 
 
-def _plain(module: nn.Module, known: tuple[type, ...]) -> bool:
+def _is_plain(module: nn.Module, known: tuple[type, ...]) -> bool:
     """Whether a module computes what the known class does: itself or a mere subclass."""
-    kinds = type(module).__mro__
-    base = next(kind for kind in kinds if kind in known)
-    own = (vars(module), *map(vars, kinds[: kinds.index(base)]))
-    return not any(_DEFINING & names.keys() for names in own)
+    classes = type(module).__mro__
+    base = next(cls for cls in classes if cls in known)
+    own_names = [vars(module), *map(vars, classes[: classes.index(base)])]
+    return not any(_DEFINING & names.keys() for names in own_names)
 
 
 def _unseen(flow: Flow, norm: str) -> str:
     """Why a batch norm appears in no graph."""
-    outer = [path for path, error in flow.opaque.items() if error != CONTAINER]
-    around = [p for p in outer if not p or norm.startswith(p + ".")]
+    around = [p for p in flow.opaque if not p or norm.startswith(p + ".")]
     if not around:
         return "not called in evaluation mode"
     nearest = max(around, key=len)
@@ -129,36 +135,44 @@ def _unseen(flow: Flow, norm: str) -> str:
     return f"the forward of {who} cannot be traced ({flow.opaque[nearest]})"
 
 
-def _hooked(model: nn.Module, *paths: str) -> str | None:
-    """First module with a hook that holds one of the two, but not both."""
-    chains = [
-        {".".join(p.split(".")[: i + 1]) for i in range(p.count(".") + 1)}
-        for p in paths
-    ]
-    for path in sorted(chains[0] ^ chains[1]):
+def _hooked(model: nn.Module, layer: str, norm: str) -> str | None:
+    """First module with a hook that contains one of the two paths, but not both.
+
+    What goes into a module that contains both, and what comes out of it, stays the same.
+    """
+    for path in sorted(_ancestors(layer) ^ _ancestors(norm)):
         module = model.get_submodule(path)
-        if any(getattr(module, kind) for kind in _HOOKS):
+        if any(getattr(module, kind) for kind in HOOKS):
             return path
     return None
 
 
-def _shared(model: nn.Module, layer: nn.Module, path: str) -> str | None:
-    """Another module that holds a parameter of the layer."""
+def _ancestors(path: str) -> set[str]:
+    """The path itself and those of the modules that contain it, but for the model's."""
+    parts = path.split(".")
+    return {".".join(parts[: i + 1]) for i in range(len(parts))}
+
+
+def _shared(model: nn.Module, layer: nn.Module) -> str | None:
+    """Path of another module that holds a parameter of the layer."""
     own = {id(p) for p in layer.parameters()}
     for other, module in model.named_modules():
-        if module is not layer and other != path:
-            if any(id(p) in own for p in module.parameters(recurse=False)):
-                return other
+        if module is layer:
+            continue
+        if any(id(p) in own for p in module.parameters(recurse=False)):
+            return other
     return None
 
 
-def _shapes(layer: nn.Module, bn: nn.Module, path: str, rank: int | None) -> str:
+def _misfit(layer: nn.Module, bn: nn.Module, path: str, rank: int | None) -> str:
+    """Why the layer's outputs are not the batch norm's channels, or an empty string."""
     out = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     if out != bn.num_features:
         return f"'{path}' has {out} outputs, the batch norm {bn.num_features} channels"
     if isinstance(layer, nn.Linear) and isinstance(bn, nn.BatchNorm2d | nn.BatchNorm3d):
         return f"'{path}' works on the last axis, the batch norm on axis 1"
-    if rank is not None and rank != (rank_of(layer) or rank):
+    expected = rank_of(layer)
+    if rank is not None and expected is not None and rank != expected:
         return (
             f"the output of '{path}' has {rank} dimensions in the example: its channels "
             "are not the batch norm's"

@@ -6,8 +6,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from bnutils._modules import is_norm
-from bnutils.deploy.flow import survey
-from bnutils.deploy.graph import LAYERS, graphs_of
+from bnutils.deploy.graph import LAYERS, graphs_of, survey
 
 __all__ = ["LAYERS", "Map", "read"]
 

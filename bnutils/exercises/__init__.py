@@ -6,29 +6,41 @@ In a chapter, an exercise ends with::
     exercises.check("03.2", my_function)
 
 The checkers of chapter 3 live in ``bnutils/exercises/ch03.py``. Each is a function that takes
-the answer and returns None when it is right, or one sentence that says what is off::
+the answer and returns None when it is right, or one sentence that says what is off. Most of
+them compare with the expected value and with those that typical mistakes give, and leave the
+rest to :func:`find_remark`::
 
-    from bnutils.exercises import exercise
+    @exercise("06.5")
+    def scaled_std(answer):
+        wrong = {"that is the variance": 36.0, "a scales the values, not 1 / a": 1.5}
+        return find_remark(answer(std=3.0, a=2.0), 6.0, wrong)
 
-    @exercise("03.2")
-    def closed_form(answer):
-        result = answer(x.copy())
-        if close(result, expected):
-            return None
-        if close(result, expected_with_unbiased_variance):
-            return "the variance divides by m - 1; which one normalises?"
-        return f"the largest error is {gap(result, expected)}"
+Its tests are rows of a table, see ``tests/exercises``: one for each mistake. The book's own
+solution is run without being asked.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Verdict", "as_array", "check", "close", "exercise", "gap", "registry"]
+__all__ = [
+    "Verdict",
+    "as_array",
+    "check",
+    "class_of",
+    "close",
+    "exercise",
+    "find_mistake",
+    "find_remark",
+    "gap",
+    "is_tuple_of",
+    "registry",
+]
 
 _CHECKERS: dict[str, Callable[[Any], str | None]] = {}
 _UNANSWERED = (
@@ -111,7 +123,21 @@ def check(number: str, answer: Any) -> Verdict:
         remark = _UNANSWERED
     except Exception as error:
         remark = f"your answer raised {type(error).__name__}: {error}"
+        remark += _line_of(error, answer)
     return Verdict(number, remark is None, remark or "right")
+
+
+def _line_of(error: Exception, answer: Any) -> str:
+    """Say in which line of the learner's file or cell an error came up, if in any."""
+    functions = [
+        answer,
+        *getattr(answer, "__dict__", {}).values(),
+    ]  # a class has methods
+    files = {f.__code__.co_filename for f in functions if hasattr(f, "__code__")}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in files and frame.line:
+            return f", in the line `{frame.line.strip()}`"
+    return ""
 
 
 class _Unanswered(Exception):
@@ -155,3 +181,63 @@ def close(answer: Any, expected: Any, tolerance: float = 1e-6) -> bool:
     """Same shape and every element within ``tolerance``, absolute and relative."""
     a, b = as_array(answer), as_array(expected)
     return a.shape == b.shape and np.allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def find_mistake(
+    result: Any, mistakes: Mapping[str, Any], tolerance: float = 1e-6
+) -> str | None:
+    """Return the first remark whose value is the result, or None.
+
+    ``mistakes`` maps remarks to what a typical mistake gives, not the other way round: two
+    mistakes can give the same number for one case, and as the keys of a dict one would be lost.
+    """
+    for remark, wrong in mistakes.items():
+        if close(result, wrong, tolerance):
+            return remark
+    return None
+
+
+def find_remark(
+    result: Any,
+    expected: Any,
+    mistakes: Mapping[str, Any] = {},  # only read
+    otherwise: str = "",
+    *,
+    name: str = "",
+    tolerance: float = 1e-6,
+) -> str | None:
+    """Return None for the expected result, else the remark that says what is off.
+
+    Parameters
+    ----------
+    result, expected : number, list, array or tensor
+    mistakes : dict from remark to value
+        What typical mistakes give; see :func:`find_mistake`.
+    otherwise : str, optional
+        The remark on any other result; by default its shape, or how far it is off.
+    name : str, optional
+        What the result is, for the default remark: "the mean".
+    tolerance : float
+        See :func:`close`.
+    """
+    if close(result, expected, tolerance):
+        return None
+    remark = find_mistake(result, mistakes, tolerance) or otherwise
+    if remark:
+        return remark
+    shape, right = as_array(result).shape, as_array(expected).shape
+    if shape != right:
+        return f"the shape of {name or 'the result'} is {shape}, but should be {right}"
+    off = f"off by {gap(result, expected):.3g}"
+    return f"{name} is {off}" if name else off
+
+
+def is_tuple_of(count: int, result: Any) -> bool:
+    """Whether the answer returned so many things, as a tuple or a list."""
+    return isinstance(result, tuple | list) and len(result) == count
+
+
+def class_of(answer: Any) -> type | None:
+    """Return the class that was handed over, None if it is an object or a function."""
+    kind = getattr(answer, "function", answer)  # a class is watched like a function
+    return kind if isinstance(kind, type) else None

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnutils.exercises import as_array, close, exercise, gap
-
-
-def _which(result, mistakes: dict[str, object]) -> str | None:
-    """Find the remark whose typical mistake gives this result, if there is one."""
-    found = (remark for remark, wrong in mistakes.items() if close(result, wrong))
-    return next(found, None)
+from bnutils.exercises import as_array, close, exercise, find_remark, gap
 
 
 @exercise("01.1")
@@ -18,8 +12,14 @@ def init_std(answer) -> str | None:
     """Judge the initial std that keeps the mean square of a linear layer."""
     n = np.array([30.0, 700.0])
     result = [answer(30), answer(700)]
-    if close(result, n**-0.5):
-        return None
+    gain = as_array(result) * n**0.5
+    otherwise = (
+        f"with 30 and 700 inputs the gain is {gain[0]:.3g} and {gain[1]:.3g}, not 1"
+    )
+    if close(result[0], result[1]):
+        otherwise = (
+            "it is the same for every fan_in; each output is a sum of fan_in terms"
+        )
     mistakes = {
         "that is a variance; asked for is the standard deviation": 1 / n,
         "that suits ReLU, which cuts half of the power; here nothing is cut": (
@@ -28,12 +28,7 @@ def init_std(answer) -> str | None:
         "that is the bound of a uniform distribution, not its std": np.sqrt(3 / n),
         "it grows with fan_in; with more terms in a sum each must be smaller": n**0.5,
     }
-    if remark := _which(result, mistakes):
-        return remark
-    if close(result[0], result[1]):
-        return "it is the same for every fan_in; each output is a sum of fan_in terms"
-    size = as_array(result) * n**0.5
-    return f"with 30 and 700 inputs the gain is {size[0]:.3g} and {size[1]:.3g}, not 1"
+    return find_remark(result, n**-0.5, mistakes, otherwise)
 
 
 @exercise("01.2")
@@ -41,28 +36,25 @@ def largest_rate(answer) -> str | None:
     """Judge the rate above which gradient descent on least squares diverges."""
     x = np.random.default_rng(12).normal((1, -2, 0.5), (1, 3, 0.2), size=(40, 3))
     low, *_, high = np.linalg.eigvalsh(x.T @ x / 40)
+    centred = np.linalg.eigvalsh(np.cov(x, rowvar=False, bias=True))[-1]
     result = answer(x.copy())
-    if close(result, 2 / high):
-        return None
+    if as_array(result).ndim:
+        return f"expected one number, got an array of shape {as_array(result).shape}"
+    over = "above" if float(result) > 2 / high else "below"
     mistakes = {
         "a factor N is off: the loss averages over the examples": 2 / (40 * high),
         "that rate is stable, but it is not the largest that is": 1 / high,
         "the wrong eigenvalue decides: which direction diverges first?": 2 / low,
         "that is the rate of fastest convergence, not the limit": 2 / (low + high),
-        "you centred the features; the loss takes them as they are": (
-            2 / np.linalg.eigvalsh(np.cov(x, rowvar=False, bias=True))[-1]
-        ),
+        "you centred the features; the loss takes them as they are": 2 / centred,
         "a singular value of the features is not an eigenvalue of their H": (
             2 / np.linalg.svd(x)[1][0]
         ),
         "that is the eigenvalue; how does the largest rate follow from it?": high,
     }
-    if remark := _which(result, mistakes):
-        return remark
-    if as_array(result).ndim:
-        return f"expected one number, got an array of shape {as_array(result).shape}"
-    over = "above" if float(result) > 2 / high else "below"
-    return f"that is {over} the limit, by a factor of {float(result) * high / 2:.3g}"
+    factor = float(result) * high / 2
+    otherwise = f"that is {over} the limit, by a factor of {factor:.3g}"
+    return find_remark(result, 2 / high, mistakes, otherwise)
 
 
 @exercise("01.3")
@@ -71,8 +63,6 @@ def centre_backward(answer) -> str | None:
     d = np.random.default_rng(13).normal(0.7, 1, size=(6, 4))
     constant, through = answer(d.copy(), False), answer(d.copy(), True)
     centred = d - d.mean(0)
-    if close(constant, d) and close(through, centred):
-        return None
     if close(constant, centred) and close(through, d):
         return "the two cases are swapped"
     if not close(constant, d):
@@ -92,9 +82,8 @@ def centre_backward(answer) -> str | None:
             d * (1 - 1 / len(d))
         ),
     }
-    return _which(through, mistakes) or (
-        f"through the mean, the largest error is {gap(through, centred):.2g}"
-    )
+    otherwise = f"through the mean, the largest error is {gap(through, centred):.2g}"
+    return find_remark(through, centred, mistakes, otherwise)
 
 
 @exercise("01.5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bnutils.arrays import batch_norm_forward
-from bnutils.exercises import close, exercise, gap
+from bnutils.exercises import close, exercise, find_remark, gap
 
 
 @exercise("02.1")
@@ -15,8 +15,7 @@ def per_channel(answer):
         m, means = answer(shape)
         right = int(np.prod(shape)) // shape[1]
         if means != shape[1]:
-            swapped = (m, means) == (shape[1], right)
-            if swapped:
+            if (m, means) == (shape[1], right):
                 return "m comes first, then the number of means"
             return f"{shape}: there is one mean per channel; which axis is that?"
         if m == shape[0] != right:
@@ -33,36 +32,34 @@ def batch_norm_last(answer):
     for shape in ((6, 5, 3), (6, 4, 4)):
         x = rng.normal(2, 3, size=shape) + rng.normal(size=shape[-1])
         weight, bias = rng.uniform(0.5, 2, shape[-1]), rng.normal(size=shape[-1])
-        y = answer(x.copy(), weight.copy(), bias.copy(), 1e-2)
-        remark = _judge_last(y, x, weight, bias)
+        remark = _judge_last(answer, x, weight, bias)
         if remark:
             return remark
     return None
 
 
-def _judge_last(y, x, weight, bias):
-    def last(x, axes, eps=1e-2, ddof=0, **root):
+def _judge_last(answer, x, weight, bias):
+    def last(axes, eps=1e-2, ddof=0, eps_outside=False):
         mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True, ddof=ddof)
-        std = np.sqrt(var) + eps if root else np.sqrt(var + eps)
+        std = np.sqrt(var) + eps if eps_outside else np.sqrt(var + eps)
         return weight * (x - mean) / std + bias
 
-    right = last(x, (0, 1))
-    if close(y, right):
-        return None
-    mistakes = (
-        (last(x, (0,)), "the positions are averaged over, too"),
-        (last(x, (1,)), "that has one mean per example: average over examples, too"),
-        (last(x, (2,)), "that averages over the channels: layer norm"),
-        (last(x, (0, 2)), "that averages over the channels; they come last here"),
-        (last(x, (0, 1), ddof=1), "the unbiased variance does not normalise"),
-        (last(x, (0, 1), outside=True), "eps stands inside the root"),
-        (last(x, (0, 1), eps=1e-5), "the argument eps is not used"),
-        ((right - bias) / weight, "weight and bias are missing"),
-    )
+    y = answer(x.copy(), weight.copy(), bias.copy(), 1e-2)
     if np.shape(y) != np.shape(x):
         return f"the output has shape {np.shape(y)}, the input {np.shape(x)}"
-    found = (text for wrong, text in mistakes if close(y, wrong))
-    return next(found, f"the largest error is {gap(y, right):.2g}")
+    right = last((0, 1))
+    mistakes = {
+        "the positions are averaged over, too": last((0,)),
+        "that has one mean per example: average over examples, too": last((1,)),
+        "that averages over the channels: layer norm": last((2,)),
+        "that averages over the channels; they come last here": last((0, 2)),
+        "the unbiased variance does not normalise": last((0, 1), ddof=1),
+        "eps stands inside the root": last((0, 1), eps_outside=True),
+        "the argument eps is not used": last((0, 1), eps=1e-5),
+        "weight and bias are missing": (right - bias) / weight,
+    }
+    otherwise = f"the largest error is {gap(y, right):.2g}"
+    return find_remark(y, right, mistakes, otherwise)
 
 
 class _Tracked(np.ndarray):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bnutils.exercises import as_array, close, exercise, gap
+from bnutils.exercises import (
+    as_array,
+    close,
+    exercise,
+    find_mistake,
+    gap,
+    is_tuple_of,
+)
 
 EPS = 0.1  # large, so that an eps in the wrong place shows
 
@@ -17,12 +24,6 @@ def _batch(*shape: int) -> tuple[np.ndarray, ...]:
     return rng.normal(0.7, 1, shape), rng.normal(1.5, 2, shape), weight
 
 
-def _first(result, mistakes: dict[str, object]) -> str | None:
-    """Find the remark whose typical mistake gives this result, if there is one."""
-    found = (remark for remark, wrong in mistakes.items() if close(result, wrong))
-    return next(found, None)
-
-
 def _off(name: str, result, expected: np.ndarray) -> str:
     """Say that a gradient has the wrong shape or by how much it is off."""
     shape = as_array(result).shape
@@ -31,11 +32,14 @@ def _off(name: str, result, expected: np.ndarray) -> str:
     return f"{name}: the largest error is {gap(result, expected):.2g}"
 
 
-def _not_a_tuple(result, names: str) -> str | None:
-    """Say so when the answer is not a tuple with one gradient for each name."""
-    if isinstance(result, tuple | list) and len(result) == len(names.split()):
-        return None
-    return f"return a gradient for each of: {names}"
+def _judge(result, names, expected, mistakes) -> str | None:
+    """Compare the gradients in turn, each with its typical mistakes."""
+    if not is_tuple_of(len(expected), result):
+        return f"return a gradient for each of: {names}"
+    for name, got, right, wrong in zip(names.split(), result, expected, mistakes):
+        if not close(got, right):
+            return find_mistake(got, wrong) or _off(f"d{name}", got, right)
+    return None
 
 
 @exercise("03.1")
@@ -43,37 +47,32 @@ def affine_gradients(answer) -> str | None:
     """Judge dweight and dbias for (N, C) and (N, C, L)."""
     for shape in ((6, 4), (6, 4, 3)):
         dy, x_hat, _ = _batch(*shape)
-        result = answer(dy.copy(), x_hat.copy())
-        if remark := _not_a_tuple(result, "weight bias"):
-            return remark
         axes = (0, *range(2, dy.ndim))
-        expected = (dy * x_hat).sum(axes), dy.sum(axes)
-        if remark := _affine(result, expected, dy, x_hat):
+        terms = {"weight": dy * x_hat, "bias": dy}
+        expected = [each.sum(axes) for each in terms.values()]
+        result = answer(dy.copy(), x_hat.copy())
+        if not is_tuple_of(2, result):
+            return "return a gradient for each of: weight bias"
+        if close(result[0], expected[1]) and close(result[1], expected[0]):
+            return f"for shape {shape}: the two are swapped"
+        mistakes = [_of_sum(f"d{name}", each, axes) for name, each in terms.items()]
+        remark = _judge(result, "weight bias", expected, mistakes)
+        if remark:
             return f"for shape {shape}: {remark}"
     return None
 
 
-def _affine(result, expected, dy, x_hat) -> str | None:
-    """Name what is off in dweight and dbias, or in which order they are."""
-    if close(result[0], expected[1]) and close(result[1], expected[0]):
-        return "the two are swapped"
-    m = dy.size // dy.shape[1]
-    for name, got, right, each in zip(
-        ("dweight", "dbias"), result, expected, (dy * x_hat, dy)
-    ):
-        if close(got, right):
-            continue
-        mistakes = {
-            "that is the mean over the batch; used m times means add": right / m,
-            "each channel has its own; you summed over the channels too": each.sum(),
-            "you summed over the channels; rule 3 sums over the batch": each.sum(1),
-            "the positions are summed like the examples": each.sum(0),
-            "not summed yet: one value per channel was used for all m": each,
-        }
-        if remark := _first(got, mistakes):
-            return f"{name}: {remark}"
-        return _off(name, got, right)
-    return None
+def _of_sum(name: str, each: np.ndarray, axes: tuple) -> dict[str, np.ndarray]:
+    """What may go wrong when terms are summed over all axes but the channels'."""
+    m = each.size // each.shape[1]
+    mistakes = {
+        "that is the mean over the batch; used m times means add": each.sum(axes) / m,
+        "each channel has its own; you summed over the channels too": each.sum(),
+        "you summed over the channels; rule 3 sums over the batch": each.sum(1),
+        "the positions are summed like the examples": each.sum(0),
+        "not summed yet: one value per channel was used for all m": each,
+    }
+    return {f"{name}: {remark}": wrong for remark, wrong in mistakes.items()}
 
 
 @exercise("03.2")
@@ -81,12 +80,10 @@ def eval_backward(answer) -> str | None:
     """Judge the gradients with stored statistics."""
     dy, x, weight = _batch(7, 4)
     mean, var = np.array([1.0, 0, -1, 2]), np.array([0.5, 2, 4, 0.2])
-    arrays = (v.copy() for v in (dy, x, weight, mean, var))
-    result = answer(*arrays, EPS)
-    if remark := _not_a_tuple(result, "x weight bias"):
-        return remark
-    std, own = np.sqrt(var + EPS), _direction(x, 0)
+    result = answer(*(v.copy() for v in (dy, x, weight, mean, var)), EPS)
+    std = np.sqrt(var + EPS)
     x_hat = (x - mean) / std
+    expected = (weight / std * dy, (dy * x_hat).sum(0), dy.sum(0))
     of_dx = {
         "weight is missing from dx": dy / std,
         "dx: that is the batch's variance": weight / np.sqrt(x.var(0) + EPS) * dy,
@@ -97,22 +94,15 @@ def eval_backward(answer) -> str | None:
     }
     of_dweight = {
         "dweight uses x; weight multiplies the normalised x": (dy * x).sum(0),
-        "dweight normalises x with the batch's statistics": (dy * own).sum(0),
+        "dweight normalises x with the batch's statistics": (
+            (dy * _direction(x, 0)).sum(0)
+        ),
         "dweight is a mean; used N times means add": (dy * x_hat).mean(0),
     }
-    expected = (weight / std * dy, (dy * x_hat).sum(0), dy.sum(0))
-    of_dbias = {"dbias is a mean; used N times means add": dy.mean(0)}
-    return _judge(result, expected, (of_dx, of_dweight, of_dbias))
-
-
-def _judge(result, expected, mistakes) -> str | None:
-    """Compare dx, dweight and dbias in turn, each with its typical mistakes."""
-    for name, got, right, wrong in zip(
-        ("dx", "dweight", "dbias"), result, expected, mistakes
-    ):
-        if not close(got, right):
-            return _first(got, wrong) or _off(name, got, right)
-    return None
+    of_dbias = {
+        "dbias is a mean; used N times means add": dy.mean(0),
+    }
+    return _judge(result, "x weight bias", expected, (of_dx, of_dweight, of_dbias))
 
 
 @exercise("03.3")
@@ -123,12 +113,10 @@ def scale_backward(answer) -> str | None:
     x_t = torch.from_numpy(x).requires_grad_()
     s_t = torch.sqrt(x_t.square().mean(0) + EPS)
     (expected,) = torch.autograd.grad(x_t / s_t, x_t, torch.from_numpy(d))
-    if close(result, expected):
-        return None
     s = s_t.detach().numpy()
     x_hat = x / s
     along = (d * x_hat).mean(0)
-    mistakes = {
+    of_dx = {
         "only the direct road; x also enters through s": d / s,
         "only the road through s is there": -x_hat * along / s,
         "without centring, no mean is subtracted": (d - d.mean(0) - x_hat * along) / s,
@@ -138,7 +126,7 @@ def scale_backward(answer) -> str | None:
         "the second term holds x_hat, not x: a factor s is off": (d - x * along) / s,
         "a factor 2 is off; the root has a 1/2": (d - 2 * x_hat * along) / s,
     }
-    return _first(result, mistakes) or _off("dx", result, as_array(expected))
+    return _judge((result,), "x", (as_array(expected),), (of_dx,))
 
 
 @exercise("03.4")
@@ -146,14 +134,11 @@ def layer_norm_backward(answer) -> str | None:
     """Judge the gradients of layer normalisation."""
     dy, x, weight = _batch(7, 4)
     result = answer(dy.copy(), x.copy(), weight.copy(), EPS)
-    if remark := _not_a_tuple(result, "x weight bias"):
-        return remark
     x_t, w_t, b_t = (
         torch.from_numpy(v).requires_grad_() for v in (x, weight, np.zeros(4))
     )
     y = torch.nn.functional.layer_norm(x_t, (4,), w_t, b_t, EPS)
     grads = torch.autograd.grad(y, (x_t, w_t, b_t), torch.from_numpy(dy))
-    expected = [as_array(g) for g in grads]
     g, x_hat = weight * dy, _direction(x, 1)
     of_dx = {
         "weight differs along the axis of the means": weight * _closed(dy, x, 1),
@@ -170,7 +155,8 @@ def layer_norm_backward(answer) -> str | None:
         "one bias serves all examples: sum dbias over them": dy.sum(1),
         "dbias still has the factor weight in it": g.sum(0),
     }
-    return _judge(result, expected, (of_dx, of_dweight, of_dbias))
+    expected = [as_array(grad) for grad in grads]
+    return _judge(result, "x weight bias", expected, (of_dx, of_dweight, of_dbias))
 
 
 def _direction(x: np.ndarray, axis: int) -> np.ndarray:

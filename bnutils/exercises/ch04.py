@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bnutils.exercises import close, exercise, gap
+from bnutils.exercises import class_of, close, exercise, find_remark, gap
 
 
 def _generator() -> torch.Generator:
@@ -16,20 +16,25 @@ def _generator() -> torch.Generator:
 def running_after(answer):
     """Running mean after k updates by the same batch."""
     for k, momentum, start, mean in ((1, 0.1, 0.0, 5.0), (4, 0.25, 2.0, -3.0)):
-        got, kept = answer(k, momentum, start, mean), (1 - momentum) ** k
-        if close(got, start * kept + mean * (1 - kept)):
-            continue
-        at = f"for k={k}, momentum={momentum}, start={start}, batch_mean={mean}"
-        other = momentum**k
-        if close(got, start * other + mean * (1 - other)):
-            return f"{at}: momentum is the weight of the new batch, not of the old mean"
-        if close(got, mean * (1 - kept)):
-            return f"{at}: the layer did not start at 0"
-        for off in (k - 1, k + 1):
-            share = (1 - momentum) ** off
-            if close(got, start * share + mean * (1 - share)):
-                return f"{at}: that is the value after {off} batches"
-        return f"{at}: off by {gap(got, start * kept + mean * (1 - kept)):.3g}"
+        got = answer(k, momentum, start, mean)
+
+        def blend(kept, start=start, mean=mean):
+            return start * kept + mean * (1 - kept)
+
+        right = blend((1 - momentum) ** k)
+        mistakes = {
+            "momentum is the weight of the new batch, not of the old mean": (
+                blend(momentum**k)
+            ),
+            "the layer did not start at 0": right - start * (1 - momentum) ** k,
+        }
+        for other in (k - 1, k + 1):
+            late = f"that is the value after {other} batches"
+            mistakes[late] = blend((1 - momentum) ** other)
+        remark = find_remark(got, right, mistakes)
+        if remark:
+            case = f"k={k}, momentum={momentum}, start={start}, batch_mean={mean}"
+            return f"for {case}: {remark}"
     return None
 
 
@@ -57,20 +62,23 @@ def _one_update(answer, x, g):
     mean, var = answer(old_mean.clone(), old_var.clone(), x.clone(), 0.2)
     if mean.shape != (3,) or var.shape != (3,):
         return f"one value per channel is 3 values, not shape {(*mean.shape,)}"
-    m, dims = x.numel() // 3, [d for d in range(x.dim()) if d != 1]
-    biased = x.var(dims, correction=0)
-    if close(mean, 0.2 * old_mean + 0.8 * x.mean(dims)):
-        return "momentum weighs the new batch, not the old value"
-    if not close(mean, bn.running_mean):
-        off = gap(mean, bn.running_mean)
-        return f"the running mean is off by {off:.2g}; which axes?"
-    if close(var, 0.8 * old_var + 0.2 * biased):
-        return "that variance normalises; the one to store estimates other data"
-    if m > len(x) and close(var, 0.8 * old_var + 0.2 * biased * len(x) / (len(x) - 1)):
-        return "Bessel's m counts all values of a channel, not the examples"
-    if not close(var, bn.running_var):
-        return f"the running variance is off by {gap(var, bn.running_var):.2g}"
-    return None
+    dims = [d for d in range(x.dim()) if d != 1]
+    off = f"the running mean is off by {gap(mean, bn.running_mean):.2g}; which axes?"
+    reversed_mean = 0.2 * old_mean + 0.8 * x.mean(dims)
+    mistakes = {"momentum weighs the new batch, not the old value": reversed_mean}
+    remark = find_remark(mean, bn.running_mean, mistakes, off)
+    biased, n = x.var(dims, correction=0), len(x)
+    mistakes = {
+        "that variance normalises; the one to store estimates other data": (
+            0.8 * old_var + 0.2 * biased
+        ),
+        "Bessel's m counts all values of a channel, not the examples": (
+            0.8 * old_var + 0.2 * biased * n / (n - 1)
+        ),
+    }
+    return remark or find_remark(
+        var, bn.running_var, mistakes, name="the running variance"
+    )
 
 
 @exercise("04.3")
@@ -85,30 +93,31 @@ def averaged(answer):
         fixed(x)
     mean, var = answer([x.clone() for x in batches])
     joined = torch.cat(batches)
-    if close(mean, joined.mean(0)):
-        return "larger batches weigh more in yours; in the layer each counts the same"
-    if close(mean, fixed.running_mean):
-        return "that is a fixed momentum of 0.1"
-    if close(mean, bn.running_mean * 3 / 4):
-        return "the start value still has a weight: what is 1 / n at the first batch?"
-    if not close(mean, bn.running_mean):
-        return f"the running mean is off by {gap(mean, bn.running_mean):.2g}"
-    if close(var, torch.stack([x.var(0, correction=0) for x in batches]).mean(0)):
-        return "the mean is right; the variance to store is the unbiased one"
+    mistakes = {
+        "larger batches weigh more in yours; in the layer each counts the same": (
+            joined.mean(0)
+        ),
+        "that is a fixed momentum of 0.1": fixed.running_mean,
+        "the start value still has a weight: what is 1 / n at the first batch?": (
+            bn.running_mean * 3 / 4
+        ),
+    }
+    remark = find_remark(mean, bn.running_mean, mistakes, name="the running mean")
+    if remark:
+        return remark
     if any(close(var, joined.var(0, correction=c)) for c in (0, 1)):
         return "the mean is right; the layer never sees the batches joined"
-    if not close(var, bn.running_var):
-        return (
-            f"the mean is right; the variance is off by {gap(var, bn.running_var):.2g}"
-        )
-    return None
+    biased = torch.stack([x.var(0, correction=0) for x in batches]).mean(0)
+    mistakes = {"the variance to store is the unbiased one": biased}
+    remark = find_remark(var, bn.running_var, mistakes, name="the variance")
+    return f"the mean is right; {remark}" if remark else None
 
 
 @exercise("04.4")
 def batch_norm_2d(answer):
     """A BatchNorm2d out of the chapter's BatchNorm1d."""
-    kind = getattr(answer, "function", answer)
-    if not isinstance(kind, type):
+    kind = class_of(answer)
+    if kind is None:
         return "hand over the class itself, not a layer made from it"
     if "BatchNorm1d" not in [base.__name__ for base in kind.__mro__[1:]]:
         return "let it inherit from this chapter's BatchNorm1d"
@@ -156,18 +165,29 @@ def masked_stats(answer):
         mean, var = answer(padded.clone(), mask.clone())
         if mean.shape != (2,) or var.shape != (2,):
             return f"two channels are two values, not shape {(*mean.shape,)}"
-        if close(mean, padded.mean((0, 2)), 1e-4):
-            return f"that is the mean over all {mask.numel()} positions; {m} are real"
-        if close(mean, real.sum(0) / mask.numel(), 1e-4):
-            return f"the sum is right; divide by the {m} positions that are real"
-        if close(mean, by_sequence.mean(0), 1e-4):
-            return "every real position counts the same; in yours every sequence does"
-        if not close(mean, mean_right, 1e-4):
-            return f"the mean is off by {gap(mean, mean_right):.2g}"
-        if close(var, var_right * m / (m - 1), 1e-4):
-            return "the mean is right; the variance is the unbiased one"
-        if close(var, var_right * m / mask.numel(), 1e-4):
-            return "the mean is right; the variance divides by all positions"
-        if not close(var, var_right, 1e-4):
-            return "the mean is right; which deviations are in your variance?"
+        positions = mask.numel()
+        mistakes = {
+            f"that is the mean over all {positions} positions; {m} are real": (
+                padded.mean((0, 2))
+            ),
+            f"the sum is right; divide by the {m} positions that are real": (
+                real.sum(0) / positions
+            ),
+            "every real position counts the same; in yours every sequence does": (
+                by_sequence.mean(0)
+            ),
+        }
+        remark = find_remark(
+            mean, mean_right, mistakes, name="the mean", tolerance=1e-4
+        )
+        if remark:
+            return remark
+        mistakes = {
+            "the variance is the unbiased one": var_right * m / (m - 1),
+            "the variance divides by all positions": var_right * m / positions,
+        }
+        off = "which deviations are in your variance?"
+        remark = find_remark(var, var_right, mistakes, off, tolerance=1e-4)
+        if remark:
+            return f"the mean is right; {remark}"
     return None

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bnutils import conformance, norm
-from bnutils.exercises import close, exercise
+from bnutils.exercises import class_of, close, exercise
 
 U = 2.0**-24  # largest relative error of one rounding to float32
 
@@ -36,17 +36,21 @@ def sum_tolerance(answer):
 
 def _judge_tolerance(got: float, x: torch.Tensor, n: int) -> str | None:
     size, total = x.abs().sum().item(), x.sum().abs().item() + 1e-30
-    needed, one = (n - 1) * U * size, "one rounding; how many additions are there?"
-    wrong = {
-        (n - 1) * U * total: "partial sums can be large where the total is small",
-        U * size: one,
-        U * x.abs().max().item(): one,
-        n**0.5 * U * size: "the square root is typical; 'any order' has a worst case",
-        n * 2.0**-53 * size: "that is the precision of float64",
-    }
-    nearest = min(wrong, key=lambda value: abs(np.log((got + 1e-30) / value)))
-    if 0.4 < got / nearest < 2.5 and got < 0.9 * needed:
-        return wrong[nearest]
+    needed = (n - 1) * U * size
+    too_few = "one rounding; how many additions are there?"
+    wrong = [
+        ((n - 1) * U * total, "partial sums can be large where the total is small"),
+        (U * size, too_few),
+        (U * x.abs().max().item(), too_few),
+        (
+            n**0.5 * U * size,
+            "the square root is typical; 'any order' has a worst case",
+        ),
+        (n * 2.0**-53 * size, "that is the precision of float64"),
+    ]
+    value, remark = min(wrong, key=lambda pair: abs(np.log((got + 1e-30) / pair[0])))
+    if 0.4 < got / value < 2.5 and got < 0.9 * needed:
+        return remark
     if got < 0.99 * needed:
         return (
             f"{got:.2g} is too small: an order exists that can be off by {needed:.2g}"
@@ -59,8 +63,8 @@ def _judge_tolerance(got: float, x: torch.Tensor, n: int) -> str | None:
 @exercise("05.2")
 def repaired(answer):
     """The exercise's class with its two mistakes put right."""
-    kind = getattr(answer, "function", answer)
-    if not isinstance(kind, type):
+    kind = class_of(answer)
+    if kind is None:
         return "hand over the class itself, not a layer made from it"
     if kind.__module__.startswith(("torch.", "bnutils.norm")):
         return "a fine layer, but not the repaired class: keep its one method"

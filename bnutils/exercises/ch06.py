@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bnutils.exercises import as_array, close, exercise, gap
+from bnutils.exercises import as_array, exercise, find_remark, gap, is_tuple_of
 
 
 @exercise("06.1")
@@ -12,15 +12,17 @@ def from_keras(answer):
     """One minus the momentum given."""
     for momentum in (0.99, 0.9, 0.8):
         alpha = answer(momentum)
-        if close(alpha, 1 - momentum):
-            continue
-        if close(alpha, momentum):
-            return f"with {momentum} PyTorch would give the newest batch {momentum:.0%}"
-        if close(alpha, 1 / momentum):
-            return "a weight above 1 would overshoot each batch"
-        return (
-            f"for {momentum} the old value should keep {momentum}, not {1 - alpha:.4g}"
-        )
+        kept = f"the old value should keep {momentum}, not {1 - alpha:.4g}"
+        mistakes = {
+            f"with {momentum} PyTorch would give the newest batch {momentum:.0%}": (
+                momentum
+            ),
+            "a weight above 1 would overshoot each batch": 1 / momentum,
+        }
+        otherwise = f"for {momentum} {kept}"
+        remark = find_remark(alpha, 1 - momentum, mistakes, otherwise)
+        if remark:
+            return remark
     return None
 
 
@@ -29,19 +31,18 @@ def momentum_for(answer):
     """The momentum with (1 - momentum) ** k = 0.05."""
     for k in (5, 29, 300, 1):
         alpha = answer(k)
-        if close(alpha, 1 - 0.05 ** (1 / k), 1e-7):
-            continue
-        at = f"for k = {k}"
-        for wrong, remark in (
-            (0.05 ** (1 / k), "that is the weight of the old value"),
-            (1 - 0.95 ** (1 / k), "then the last k batches have 5 %, not 95 %"),
-            (0.95 ** (1 / k), "the last k batches have 1 - (1 - momentum) ** k"),
-            (3 / k, "3 / k is the approximation; solve the equation itself"),
-        ):
-            if close(alpha, wrong, 1e-7):
-                return f"{at}: {remark}"
         weight = 1 - (1 - alpha) ** k
-        return f"{at}: momentum {alpha:.4g} puts {weight:.1%} on the last k batches"
+        mistakes = {
+            "that is the weight of the old value": 0.05 ** (1 / k),
+            "then the last k batches have 5 %, not 95 %": 1 - 0.95 ** (1 / k),
+            "the last k batches have 1 - (1 - momentum) ** k": 0.95 ** (1 / k),
+            "3 / k is the approximation; solve the equation itself": 3 / k,
+        }
+        otherwise = f"momentum {alpha:.4g} puts {weight:.1%} on the last k batches"
+        right = 1 - 0.05 ** (1 / k)
+        remark = find_remark(alpha, right, mistakes, otherwise, tolerance=1e-7)
+        if remark:
+            return f"for k = {k}: {remark}"
     return None
 
 
@@ -57,7 +58,7 @@ def absorb(answer):
         weight = torch.randn(outputs, channels, generator=generator).double()
         given = [v.clone() for v in (gamma, beta, weight, bias)]
         result = answer(*given)
-        if not isinstance(result, (tuple, list)) or len(result) != 2:
+        if not is_tuple_of(2, result):
             return "return two tensors: the weight, then the bias"
         changed = any(
             not torch.equal(a, b)
@@ -76,36 +77,31 @@ def _absorbed(new_weight, new_bias, gamma, beta, weight, bias):
     right = weight * gamma
     if as_array(new_weight).shape != tuple(weight.shape):
         return f"the weight should have shape {tuple(weight.shape)}"
-    if not close(new_weight, right):
-        if close(new_weight, weight):
-            return "the weight has not changed: where did gamma go?"
-        if len(weight) == len(gamma) and close(new_weight, weight * gamma[:, None]):
-            return "gamma scaled the rows (outputs); a channel is a column"
-        if close(new_weight, weight / gamma):
-            return (
-                "the weight was divided by gamma; the output of the norm is multiplied"
-            )
-        return f"the weight is off by up to {gap(new_weight, right):.2g}"
-    for wrong, remark in (
-        (bias, "the bias has not changed: where did beta go?"),
-        (weight @ beta, "the bias that was there is missing"),
-        (right @ beta + bias, "beta is added after gamma: it is not scaled by it"),
-        (
-            weight.mT @ beta + bias if len(bias) == len(beta) else beta,
-            "W is transposed",
+    is_square = len(weight) == len(gamma)  # where a wrong axis gives the same shape
+    mistakes = {
+        "the weight has not changed: where did gamma go?": weight,
+        "the weight was divided by gamma; the output of the norm is multiplied": (
+            weight / gamma
         ),
-        (beta + bias if len(bias) == len(beta) else beta, "beta passes through W"),
-    ):
-        if close(new_bias, wrong):
-            return remark
+    }
+    if is_square:
+        rows = "gamma scaled the rows (outputs); a channel is a column"
+        mistakes[rows] = weight * gamma[:, None]
+    off = f"the weight is off by up to {gap(new_weight, right):.2g}"
+    remark = find_remark(new_weight, right, mistakes, off)
+    mistakes = {
+        "the bias has not changed: where did beta go?": bias,
+        "the bias that was there is missing": weight @ beta,
+        "beta is added after gamma: it is not scaled by it": right @ beta + bias,
+    }
+    if is_square:
+        mistakes["W is transposed"] = weight.mT @ beta + bias
+        mistakes["beta passes through W"] = beta + bias
     expected = weight @ beta + bias
-    return None if close(new_bias, expected) else _off(new_bias, expected)
-
-
-def _off(new_bias, expected):
+    off = f"the bias is off by up to {gap(new_bias, expected):.2g}"
     if as_array(new_bias).shape != tuple(expected.shape):
-        return f"the bias should have shape {tuple(expected.shape)}"
-    return f"the bias is off by up to {gap(new_bias, expected):.2g}"
+        off = f"the bias should have shape {tuple(expected.shape)}"
+    return remark or find_remark(new_bias, expected, mistakes, off)
 
 
 @exercise("06.4")
@@ -113,24 +109,20 @@ def largest_eps(answer):
     """The eps with std / sqrt(std ** 2 + eps) = 0.99."""
     for std in (0.1, 2.0, 0.003):
         eps = answer(std)
-        if close(eps / std**2, 1 / 0.99**2 - 1, 1e-9):
-            continue
-        for wrong, remark in (
-            (std * (1 / 0.99 - 1), "that is for eps outside the root"),
-            (
-                std**2 * (1 / 0.99 - 1),
-                "0.99 is a ratio of stds; under the root, square",
-            ),
-            (std * (1 / 0.99**2 - 1), "eps is added to the variance, not to the std"),
-            (
-                std**2 * (1 - 0.99**2),
-                "check the algebra: what does 1 / 0.99 ** 2 equal?",
-            ),
-        ):
-            if close(eps / std**2, wrong / std**2, 1e-9):
-                return f"for std {std}: {remark}"
-        if not eps > 0:
-            return f"for std {std}: eps has to be positive"
-        kept = std / (std**2 + eps) ** 0.5
-        return f"for std {std}: eps {eps:.4g} leaves an output std of {kept:.6f}"
+        share = eps / std**2  # eps itself is smaller than any absolute tolerance
+        mistakes = {
+            "that is for eps outside the root": (1 / 0.99 - 1) / std,
+            "0.99 is a ratio of stds; under the root, square": 1 / 0.99 - 1,
+            "eps is added to the variance, not to the std": (1 / 0.99**2 - 1) / std,
+            "check the algebra: what does 1 / 0.99 ** 2 equal?": 1 - 0.99**2,
+        }
+        otherwise = "eps has to be positive"
+        if eps > 0:
+            kept = std / (std**2 + eps) ** 0.5
+            otherwise = f"eps {eps:.4g} leaves an output std of {kept:.6f}"
+        remark = find_remark(
+            share, 1 / 0.99**2 - 1, mistakes, otherwise, tolerance=1e-9
+        )
+        if remark:
+            return f"for std {std}: {remark}"
     return None

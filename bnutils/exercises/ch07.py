@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from bnutils.exercises import exercise
+from bnutils.exercises import exercise, find_remark
 
 
 @exercise("07.1")
@@ -16,19 +16,22 @@ def batches_needed(answer):
     """Smallest k with (1 - momentum) ** k <= share."""
     for momentum, share in ((0.1, 0.01), (0.01, 0.05), (0.5, 0.2), (0.25, 0.9)):
         k = answer(momentum, share)
-        right = math.ceil(math.log(share) / math.log(1 - momentum))
-        if k == right:
-            continue
-        at = f"at momentum {momentum} and share {share}"
-        if k == math.ceil(math.log(share) / math.log(momentum)) and momentum != 0.5:
-            return f"{at}: the old value keeps the share 1 - momentum, not momentum"
-        if k == math.ceil(math.log(1 - share) / math.log(1 - momentum)):
-            return f"{at}: that is when the start has lost the share, not kept it"
-        if math.isclose(k, math.log(share) / math.log(1 - momentum)):
-            return f"{at}: a number of batches is whole"
-        if abs(k - right) == 1:
-            return f"{at}: off by one; check which way you round"
-        return f"{at}: {k} batches leave {(1 - momentum) ** k:.3g} of the start"
+        exact = math.log(share) / math.log(1 - momentum)
+        otherwise = f"{k} batches leave {(1 - momentum) ** k:.3g} of the start"
+        if abs(k - math.ceil(exact)) == 1:
+            otherwise = "off by one; check which way you round"
+        mistakes = {
+            "the old value keeps the share 1 - momentum, not momentum": (
+                math.ceil(math.log(share) / math.log(momentum))
+            ),
+            "that is when the start has lost the share, not kept it": (
+                math.ceil(math.log(1 - share) / math.log(1 - momentum))
+            ),
+            "a number of batches is whole": exact,
+        }
+        remark = find_remark(k, math.ceil(exact), mistakes, otherwise)
+        if remark:
+            return f"at momentum {momentum} and share {share}: {remark}"
     return None
 
 

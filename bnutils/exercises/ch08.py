@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bnutils.exercises import close, exercise
+from bnutils.exercises import close, exercise, find_remark
 
 
 @exercise("08.1")
@@ -16,18 +16,18 @@ def parameters(answer):
         n = answer(sizes)
         weights = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
         hidden, last = sum(sizes[1:-1]), sizes[-1]
-        remarks = {
-            weights + 2 * hidden + last: None,
-            weights
-            + 3 * hidden
-            + last: "a Linear before a batch norm has no bias here",
-            weights + 4 * hidden + last: "running statistics are not trained",
-            weights + hidden + last: "each channel has a scale and a shift",
-            weights + 2 * hidden: "the last Linear has a bias",
-            weights + 2 * (hidden + last): "no batch norm after the last layer",
-            weights + 2 * (hidden + last) + last: "no batch norm after the last layer",
+        mistakes = {
+            "a Linear before a batch norm has no bias here": (
+                weights + 3 * hidden + last
+            ),
+            "running statistics are not trained": weights + 4 * hidden + last,
+            "each channel has a scale and a shift": weights + hidden + last,
+            "the last Linear has a bias": weights + 2 * hidden,
         }
-        remark = remarks.get(n, "some layer is counted wrong")
+        otherwise = "some layer is counted wrong"
+        if n in (weights + 2 * (hidden + last), weights + 2 * (hidden + last) + last):
+            otherwise = "no batch norm after the last layer"
+        remark = find_remark(n, weights + 2 * hidden + last, mistakes, otherwise)
         if remark:
             return f"{sizes} gives {n}: {remark}"
     return None
@@ -40,22 +40,20 @@ def paired(answer):
     b = np.array([0.978, 0.982, 0.977, 0.985])
     mean, error = answer(list(a), list(b))
     gain = a - b
-    right = gain.std(ddof=1) / 2
+    spread = gain.std(ddof=1)
     if close(mean, -gain.mean()):
         return "the difference is a minus b"
     if not close(mean, gain.mean()):
         return "the first number is the mean of the differences"
-    if close(error, right):
-        return None
-    remarks = {
-        gain.std(ddof=1): "that is the spread of single differences, not of their mean",
-        gain.std() / 2: "four values, three degrees of freedom: which ddof?",
-        gain.std(): "that is the spread of single differences, and its ddof is 0",
-        gain.var(ddof=1) / 4: "that is a variance; the standard error is its root",
-        np.hypot(a.std(ddof=1), b.std(ddof=1)) / 2: "subtract seed by seed first",
+    mistakes = {
+        "that is the spread of single differences, not of their mean": spread,
+        "four values, three degrees of freedom: which ddof?": gain.std() / 2,
+        "that is the spread of single differences, and its ddof is 0": gain.std(),
+        "that is a variance; the standard error is its root": spread**2 / 4,
+        "subtract seed by seed first": np.hypot(a.std(ddof=1), b.std(ddof=1)) / 2,
     }
-    found = (text for value, text in remarks.items() if close(error, value))
-    return next(found, "the second number is not the standard error of the mean")
+    otherwise = "the second number is not the standard error of the mean"
+    return find_remark(error, spread / 2, mistakes, otherwise)
 
 
 @exercise("08.3")
@@ -81,8 +79,8 @@ def confusion(answer):
         return "the network came in training mode and should leave in it"
     if answer(net.eval(), x, y) is None or net.training:
         return "the network came in evaluation mode and should leave in it"
-    if close(table, swapped):
-        return "rows are the true digits, columns the predictions"
-    if close(table, by_batch):
-        return "these are predictions with the statistics of the batch"
-    return None if close(table, right) else "some counts are wrong"
+    mistakes = {
+        "rows are the true digits, columns the predictions": swapped,
+        "these are predictions with the statistics of the batch": by_batch,
+    }
+    return find_remark(table, right, mistakes, "some counts are wrong")

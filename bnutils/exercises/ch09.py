@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnutils.exercises import close, exercise
+from bnutils.exercises import close, exercise, find_remark
 
 
 @exercise("09.1")
@@ -12,16 +12,17 @@ def matching_rate(answer):
     """The rate times the square of the factor on the weights."""
     for lr, a in ((0.1, 10.0), (0.3, 0.5)):
         rate = answer(lr, a)
-        if close(rate, a**2 * lr):
-            continue
-        at = f"for lr = {lr} and a = {a}"
-        if close(rate, a * lr):
-            return f"{at}: the gradient shrinks, and the weights are larger: both count"
-        if close(rate, lr / a**2) or close(rate, lr / a):
-            return f"{at}: do larger weights need larger or smaller steps?"
-        if close(rate, lr):
-            return f"{at}: at the same rate the larger weights hardly move"
-        return f"{at}: {rate} is not the matching rate"
+        mistakes = {
+            "the gradient shrinks, and the weights are larger: both count": a * lr,
+            "do larger weights need larger or smaller steps?": lr / a**2,
+            "at the same rate the larger weights hardly move": lr,
+        }
+        otherwise = f"{rate} is not the matching rate"
+        if close(rate, lr / a):
+            otherwise = "do larger weights need larger or smaller steps?"
+        remark = find_remark(rate, a**2 * lr, mistakes, otherwise)
+        if remark:
+            return f"for lr = {lr} and a = {a}: {remark}"
     return None
 
 
@@ -35,18 +36,18 @@ def flattery(answer):
         rest = [np.delete(values, i, axis=0).mean(0) for i in range(len(values))]
         right = np.mean([values[i, r.argmax()] for i, r in enumerate(rest)]) - best
         found = answer(values.copy())
-        if close(found, right):
-            continue
-        remarks = {
-            -right: "readings minus the best mean, not the reverse",
-            right + best: "subtract the best mean over all seeds",
-            0.0: "choose without the seed on which you read",
-            np.mean([r.max() for r in rest])
-            - best: "read on the seed that was left out",
-            np.mean(values.max(1)) - best: "choose by the mean over the other seeds",
+        read_there = np.mean([r.max() for r in rest])
+        mistakes = {
+            "readings minus the best mean, not the reverse": -right,
+            "subtract the best mean over all seeds": right + best,
+            "choose without the seed on which you read": 0.0,
+            "read on the seed that was left out": read_there - best,
+            "choose by the mean over the other seeds": values.max(1).mean() - best,
         }
-        text = (t for v, t in remarks.items() if close(found, v))
-        return next(text, f"{found:.4f} is not the flattery of these values")
+        otherwise = f"{found:.4f} is not the flattery of these values"
+        remark = find_remark(found, right, mistakes, otherwise)
+        if remark:
+            return remark
     return None
 
 
@@ -54,13 +55,13 @@ def flattery(answer):
 def scale_to_he(answer):
     """The root of six."""
     scale = answer()
-    remarks = {
-        6.0: "that is the ratio of the variances; the scale is that of standard deviations",
-        2**0.5: "the bound of a uniform distribution is not its standard deviation",
-        6**-0.5: "that turns He's into PyTorch's",
-        (2 / 3) ** 0.5: "b / sqrt(3) is smaller than b: which way does the 3 go?",
+    mistakes = {
+        "that is the ratio of the variances; the scale is that of standard deviations": (
+            6.0
+        ),
+        "the bound of a uniform distribution is not its standard deviation": 2**0.5,
+        "that turns He's into PyTorch's": 6**-0.5,
+        "b / sqrt(3) is smaller than b: which way does the 3 go?": (2 / 3) ** 0.5,
     }
-    if close(scale, 6**0.5):
-        return None
-    found = (text for value, text in remarks.items() if close(scale, value))
-    return next(found, f"{scale} times the default is not He's standard deviation")
+    otherwise = f"{scale} times the default is not He's standard deviation"
+    return find_remark(scale, 6**0.5, mistakes, otherwise)

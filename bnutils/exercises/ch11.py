@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
-from bnutils.exercises import as_array, close, exercise, gap
+from bnutils.exercises import as_array, exercise, find_remark, gap
 
 
 @exercise("11.1")
@@ -23,15 +21,13 @@ def to_binary(answer):
         return "these are booleans; a Linear layer needs floats"
     if not result.is_floating_point():
         return f"the dtype is {result.dtype}; a Linear layer needs floats"
-    for limit, remark in (
-        (ink > 0.5, None),
-        (x > 0.5, "one half is on the scale of the original pixels, not of x"),
-        (x > 0, "that cuts at the mean of all pixels, not at one half"),
-        (ink <= 0.5, "ink and paper are swapped"),
-    ):
-        if torch.equal(result, limit.to(result.dtype)):
-            return remark
-    return "some pixels are on the wrong side, or the shape or the values changed"
+    mistakes = {
+        "one half is on the scale of the original pixels, not of x": x > 0.5,
+        "that cuts at the mean of all pixels, not at one half": x > 0,
+        "ink and paper are swapped": ink <= 0.5,
+    }
+    otherwise = "some pixels are on the wrong side, or the shape or the values changed"
+    return find_remark(result, ink > 0.5, mistakes, otherwise)
 
 
 @exercise("11.2")
@@ -42,17 +38,17 @@ def speedup(answer):
     fast = np.array([0.5, 0.9, 0.85, 0.93, 0.95, 0.96])
     lower = np.array([0.5, 0.6, 0.7, 0.75, 0.78, 0.79])
     value = float(answer(steps, slow, fast))
-    for wrong, remark in (
-        (100 / 750, "larger means that `fast` is faster: turn the fraction around"),
-        (1000 / 100, "`slow` was at its best before its last look"),
-        (750 / 500, "equal counts as reached, also when it is lost again later"),
-        (750 / 1000, "not the step of `fast`'s own best: when does it match `slow`?"),
-        (4 / 1, "divide the steps, not their positions in the list"),
-    ):
-        if math.isclose(value, wrong):
-            return remark
-    if not math.isclose(value, 750 / 100):
-        return f"{value:.4g} is not the ratio of the two steps"
+    mistakes = {
+        "larger means that `fast` is faster: turn the fraction around": 100 / 750,
+        "`slow` was at its best before its last look": 1000 / 100,
+        "equal counts as reached, also when it is lost again later": 750 / 500,
+        "not the step of `fast`'s own best: when does it match `slow`?": 750 / 1000,
+        "divide the steps, not their positions in the list": 4 / 1,
+    }
+    otherwise = f"{value:.4g} is not the ratio of the two steps"
+    remark = find_remark(value, 750 / 100, mistakes, otherwise, tolerance=1e-9)
+    if remark:
+        return remark
     if float(answer(steps, slow, lower)) != 0:
         return "`fast` may never reach the accuracy: return 0.0 then"
     return None
@@ -71,21 +67,15 @@ def bands(answer):
     if result.shape != (3, 4):
         return f"the shape is {result.shape}; for 4 units it should be (3, 4)"
     z = bias + abs(weight) * q
-    for value, remark in (
-        (sigmoid(z), None),
-        (z, "that is what goes into the sigmoid, not what comes out"),
-        (sigmoid(bias + weight * q), "check a unit with negative γ: is it in order?"),
-        (
-            sigmoid(bias + weight**2 * q),
-            "γ is the standard deviation, not the variance",
+    mistakes = {
+        "that is what goes into the sigmoid, not what comes out": z,
+        "check a unit with negative γ: is it in order?": sigmoid(bias + weight * q),
+        "γ is the standard deviation, not the variance": sigmoid(bias + weight**2 * q),
+        "one standard deviation is the 84th percentile; 85 asks for a little more": (
+            sigmoid(bias + abs(weight) * np.sign(q))
         ),
-        (
-            sigmoid(bias + abs(weight) * np.sign(q)),
-            "one standard deviation is the 84th percentile; 85 asks for a little more",
-        ),
-        (sigmoid(abs(weight) * q) + bias, "add β before the sigmoid"),
-        (sigmoid(z)[::-1], "the order is 15th, 50th, 85th"),
-    ):
-        if close(result, value, 1e-3):
-            return remark
-    return f"the largest error is {gap(result, sigmoid(z)):.3g}"
+        "add β before the sigmoid": sigmoid(abs(weight) * q) + bias,
+        "the order is 15th, 50th, 85th": sigmoid(z)[::-1],
+    }
+    off = f"the largest error is {gap(result, sigmoid(z)):.3g}"
+    return find_remark(result, sigmoid(z), mistakes, off, tolerance=1e-3)

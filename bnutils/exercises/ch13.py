@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from bnutils.exercises import close, exercise, gap
+from bnutils.exercises import exercise, find_remark, is_tuple_of
 
 
 @exercise("13.1")
@@ -15,27 +15,22 @@ def folded_bias(answer):
     b, gamma, beta, mean = rng.normal(size=(4, 5))
     var, eps = rng.uniform(0.5, 2, 5), 0.1
     value = answer(b.copy(), gamma.copy(), beta.copy(), mean.copy(), var.copy(), eps)
-    scale = gamma / np.sqrt(var + eps)
-    if close(value, scale * (b - mean) + beta):
-        return None
-    for wrong, remark in (
-        (
-            b - scale * mean + beta,
-            "the layer's own bias goes through the batch norm too",
-        ),
-        (beta - scale * mean, "the layer has a bias of its own"),
-        (scale * b + beta, "the running mean is missing"),
-        (scale * (b + mean) + beta, "the running mean is subtracted"),
-        (scale * (b - mean), "β is missing"),
-        (scale * (b - mean + beta), "β is added after the scaling"),
-        ((b - mean) / np.sqrt(var + eps) + beta, "γ is missing"),
-        (gamma * (b - mean) / (np.sqrt(var) + eps) + beta, "ε stands inside the root"),
-        (gamma * (b - mean) / (var + eps) + beta, "divide by the standard deviation"),
-        (gamma * (b - mean) / np.sqrt(var) + beta, "ε is missing"),
-    ):
-        if close(value, wrong):
-            return remark
-    return f"the bias is off by {gap(value, scale * (b - mean) + beta):.3g}"
+    std = np.sqrt(var + eps)
+    scale, centred = gamma / std, b - mean
+    right = scale * centred + beta
+    mistakes = {
+        "the layer's own bias goes through the batch norm too": b - scale * mean + beta,
+        "the layer has a bias of its own": beta - scale * mean,
+        "the running mean is missing": scale * b + beta,
+        "the running mean is subtracted": scale * (b + mean) + beta,
+        "β is missing": scale * centred,
+        "β is added after the scaling": scale * (centred + beta),
+        "γ is missing": centred / std + beta,
+        "ε stands inside the root": gamma * centred / (np.sqrt(var) + eps) + beta,
+        "divide by the standard deviation": gamma * centred / (var + eps) + beta,
+        "ε is missing": gamma * centred / np.sqrt(var) + beta,
+    }
+    return find_remark(value, right, mistakes, name="the bias")
 
 
 @exercise("13.2")
@@ -46,24 +41,27 @@ def fold_forward(answer):
         weight, bias = rng.normal(size=(out, 4)), rng.normal(size=out)
         scale, shift = rng.normal(size=(2, 4))
         result = answer(weight.copy(), bias.copy(), scale.copy(), shift.copy())
-        if not isinstance(result, tuple | list) or len(result) != 2:
+        if not is_tuple_of(2, result):
             return "return two arrays: weight and bias"
-        if out == 4 and close(result[0], scale[:, None] * weight):
-            return "the weight's rows are outputs; the scale belongs to the inputs here"
-        if not close(result[0], weight * scale):
-            return f"the weight is off by {gap(result[0], weight * scale):.3g}"
+        is_square = out == 4
+        mistakes = {}
+        if is_square:
+            rows = "the weight's rows are outputs; the scale belongs to the inputs here"
+            mistakes[rows] = scale[:, None] * weight
+        remark = find_remark(result[0], weight * scale, mistakes, name="the weight")
+        if remark:
+            return remark
         right = bias + weight @ shift
-        for wrong, remark in (
-            (bias, "the shift passes through the Linear and arrives in the bias"),
-            (bias + (weight * scale) @ shift, "the shift is added after the scaling"),
-            (weight @ shift, "the Linear's own bias is missing"),
-        ):
-            if close(result[1], wrong):
-                return remark
-        if out == 4 and close(result[1], bias + shift):
-            return "the shift is multiplied by the weight on its way"
-        if not close(result[1], right):
-            return f"the bias is off by {gap(result[1], right):.3g}"
+        mistakes = {
+            "the shift passes through the Linear and arrives in the bias": bias,
+            "the shift is added after the scaling": bias + (weight * scale) @ shift,
+            "the Linear's own bias is missing": weight @ shift,
+        }
+        if is_square:
+            mistakes["the shift is multiplied by the weight on its way"] = bias + shift
+        remark = find_remark(result[1], right, mistakes, name="the bias")
+        if remark:
+            return remark
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnutils.exercises import close, exercise, gap
+from bnutils.exercises import close, exercise, find_remark, gap, is_tuple_of
 
 
 @exercise("15.1")
@@ -14,18 +14,15 @@ def loss_factor(answer):
         total, world = sum(sizes), len(sizes)
         for rank, n in enumerate(sizes):
             found = answer(sizes, rank)
-            if close(found, world * n / total):
-                continue
-            at = f"sizes {sizes}, rank {rank}"
-            if close(found, n / total):
-                return f"{at}: right for a sum over the ranks; DDP does what instead?"
-            if close(found, world / total):
-                return f"{at}: that belongs to a loss that is a sum, not a mean"
-            if close(found, 1):
-                return f"{at}: with 1 each rank counts the same, whatever it holds"
-            return (
-                f"{at}: {found} is not it; what must the factors of all ranks sum to?"
-            )
+            mistakes = {
+                "right for a sum over the ranks; DDP does what instead?": n / total,
+                "that belongs to a loss that is a sum, not a mean": world / total,
+                "with 1 each rank counts the same, whatever it holds": 1,
+            }
+            otherwise = f"{found} is not it; what must the factors of all ranks sum to?"
+            remark = find_remark(found, world * n / total, mistakes, otherwise)
+            if remark:
+                return f"sizes {sizes}, rank {rank}: {remark}"
     return None
 
 
@@ -42,30 +39,34 @@ def merge_two(answer):
     x = rng.normal([0, 5, -3], [1, 2, 0.1], size=(12, 3)) + np.arange(12)[:, None]
     for cut in (6, 9, 0, 12):
         a, b = _triple(x[:cut]), _triple(x[cut:])
-        m, mean, squares = _triple(x)
         found = answer(a, b)
-        at = f"with parts of {cut} and {12 - cut}"
-        if not (isinstance(found, tuple | list) and len(found) == 3):
+        if not is_tuple_of(3, found):
             return "return three things: count, mean, sum of squared distances"
-        if not np.isfinite(np.concatenate([np.ravel(v) for v in found])).all():
-            return f"{at}: not finite; what is divided by what if a part is empty?"
-        if not close(found[0], m):
-            return f"{at}: the count is {found[0]}"
-        if not close(found[1], mean):
-            if close(found[1], (a[1] + b[1]) / 2):
-                return f"{at}: the larger part should weigh more in the mean"
-            return f"{at}: the mean is off by up to {gap(found[1], mean):.3g}"
-        if not close(found[2], squares):
-            if close(found[2], a[2] + b[2]):
-                return f"{at}: the squares within are there, those between are missing"
-            if close(found[2], squares / m):
-                return f"{at}: a sum of squares is asked for, not the variance"
-            return f"{at}: the squares are off by up to {gap(found[2], squares):.3g}"
+        remark = _judge_merged(found, a, b, _triple(x))
+        if remark:
+            return f"with parts of {cut} and {12 - cut}: {remark}"
     far = 1e8 + rng.normal(size=(12, 3))
     squares = _triple(far - 1e8)[2]
     if not close(answer(_triple(far[:5]), _triple(far[5:]))[2], squares, 1e-3):
         return "right, but a mean of 1e8 destroys it: do you subtract large squares?"
     return None
+
+
+def _judge_merged(found, a, b, right):
+    m, mean, squares = right
+    if not np.isfinite(np.concatenate([np.ravel(v) for v in found])).all():
+        return "not finite; what is divided by what if a part is empty?"
+    if not close(found[0], m):
+        return f"the count is {found[0]}"
+    mistakes = {"the larger part should weigh more in the mean": (a[1] + b[1]) / 2}
+    off = f"the mean is off by up to {gap(found[1], mean):.3g}"
+    remark = find_remark(found[1], mean, mistakes, off)
+    mistakes = {
+        "the squares within are there, those between are missing": a[2] + b[2],
+        "a sum of squares is asked for, not the variance": squares / m,
+    }
+    off = f"the squares are off by up to {gap(found[2], squares):.3g}"
+    return remark or find_remark(found[2], squares, mistakes, off)
 
 
 @exercise("15.3")
@@ -76,7 +77,7 @@ def backward_of_one_rank(answer):
     x, dy = rng.normal(0.5, 1, size=(2, 12, 3))
     x_hat = (x - x.mean(0)) / x.std(0)
     found = _run_ranks(answer, dy, x_hat, std, weight, rows)
-    if not all(isinstance(f, tuple | list) and len(f) == 3 for f in found):
+    if not all(is_tuple_of(3, f) for f in found):
         return "return three arrays: dx, dweight, dbias"
     mine = [(dy[r], x_hat[r]) for r in rows]
     for (dy_r, x_hat_r), (_, dweight, dbias) in zip(mine, found, strict=True):
@@ -84,12 +85,12 @@ def backward_of_one_rank(answer):
             ("dweight", dweight, dy_r * x_hat_r, dy * x_hat),
             ("dbias", dbias, dy_r, dy),
         ):
-            if not close(value, terms.sum(0)):
-                if close(value, over.sum(0)):
-                    return f"{name} is that of all ranks: DDP would add them up again"
-                return (
-                    f"{name} of a rank is off by up to {gap(value, terms.sum(0)):.3g}"
-                )
+            theirs = f"{name} is that of all ranks: DDP would add them up again"
+            off = f"{name} of a rank is off by up to {gap(value, terms.sum(0)):.3g}"
+            mistakes = {theirs: over.sum(0)}
+            remark = find_remark(value, terms.sum(0), mistakes, off)
+            if remark:
+                return remark
     if [np.shape(f[0]) for f in found] != [d.shape for d, _ in mine]:
         return "dx should have the shape of dy"
     return _judge_dx(
@@ -123,15 +124,17 @@ def _judge_dx(dx, dy, x_hat, weight, std, rows):
         parts = [np.broadcast_to(v[r].mean(0), v[r].shape) for r in rows]
         return np.concatenate(parts)
 
-    if close(dx, closed(lambda v: v.mean(0))):
-        return None
-    if close(dx, closed(local)):
-        return "dx of a batch norm that is local: its means need the other ranks"
-    if close(dx, closed(lambda v: v.mean(0), 1 / std)):
-        return "gamma is missing in dx"
-    if close(dx, closed(lambda v: v.sum(0))):
-        return "dx needs means over the whole batch: divide the sums"
-    if close(dx, weight / std * (dy - dy.mean(0))):
-        return "one road is missing in dx: the one through the standard deviation"
     right = closed(lambda v: v.mean(0))
-    return f"dx is off by up to {gap(dx, right):.3g}"
+    mistakes = {
+        "dx of a batch norm that is local: its means need the other ranks": (
+            closed(local)
+        ),
+        "gamma is missing in dx": closed(lambda v: v.mean(0), 1 / std),
+        "dx needs means over the whole batch: divide the sums": (
+            closed(lambda v: v.sum(0))
+        ),
+        "one road is missing in dx: the one through the standard deviation": (
+            weight / std * (dy - dy.mean(0))
+        ),
+    }
+    return find_remark(dx, right, mistakes, f"dx is off by up to {gap(dx, right):.3g}")

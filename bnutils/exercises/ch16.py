@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from bnutils.exercises import close, exercise, gap
+from bnutils.exercises import exercise, find_remark, is_tuple_of
 
 
 @exercise("16.1")
@@ -14,23 +12,18 @@ def limit(answer):
     """Least time: (2 + 3) arrays of 4 * n bytes, over the bandwidth in bytes a second."""
     for n, bandwidth in ((1_000_000, 20e9), (12_845_056, 10e9)):
         value = float(answer(n, bandwidth))
-        right = 5 * 4 * n / bandwidth
-        at = f"for {n:,} values at {bandwidth / 1e9:g} GB/s"
-        if math.isclose(value, right, rel_tol=1e-6):
-            continue
-        if math.isclose(value, right / 4, rel_tol=1e-6):
-            return f"{at}: how many bytes has a float32?"
-        for arrays, remark in (
-            (2, "that is the forward pass alone"),
-            (3, "that is the backward pass alone"),
-            (4, "the backward pass reads two arrays and writes one"),
-            (8, "that reads what is in the cache a second time"),
-        ):
-            if math.isclose(value, right * arrays / 5, rel_tol=1e-6):
-                return f"{at}: {remark}"
-        return (
-            f"{at}: {value:.3g} s; count arrays read and written, forward and backward"
-        )
+        arrays = value * bandwidth / (4 * n)  # so many; seconds are tiny numbers
+        mistakes = {
+            "how many bytes has a float32?": 5 / 4,
+            "that is the forward pass alone": 2,
+            "that is the backward pass alone": 3,
+            "the backward pass reads two arrays and writes one": 4,
+            "that reads what is in the cache a second time": 8,
+        }
+        count = "count arrays read and written, forward and backward"
+        remark = find_remark(arrays, 5, mistakes, f"{value:.3g} s; {count}")
+        if remark:
+            return f"for {n:,} values at {bandwidth / 1e9:g} GB/s: {remark}"
     return None
 
 
@@ -42,25 +35,21 @@ def affine(answer):
     var = torch.rand(5, generator=g, dtype=torch.float64) + 0.5
     eps = 0.1
     result = answer(*(v.clone() for v in (mean, var, weight, bias)), eps)
-    if not isinstance(result, tuple | list) or len(result) != 2:
+    if not is_tuple_of(2, result):
         return "return two tensors: scale and shift"
     scale, shift = result
     right = weight / (var + eps).sqrt()
-    if close(scale, weight / var.sqrt()):
-        return "the scale leaves out eps"
-    if close(scale, weight / (var.sqrt() + eps)):
-        return "the scale has eps outside the root"
-    if close(scale, right / weight):
-        return "the scale leaves out the weight"
-    if not close(scale, right):
-        return f"the scale is off by {gap(scale, right):.3g}"
-    if close(shift, bias - mean):
-        return "the mean is scaled, too, before it is subtracted"
-    if close(shift, bias + mean * right):
-        return "the shift has the wrong sign of the mean"
-    if not close(shift, bias - mean * right):
-        return f"the shift is off by {gap(shift, bias - mean * right):.3g}"
-    return None
+    mistakes = {
+        "the scale leaves out eps": weight / var.sqrt(),
+        "the scale has eps outside the root": weight / (var.sqrt() + eps),
+        "the scale leaves out the weight": right / weight,
+    }
+    remark = find_remark(scale, right, mistakes, name="the scale")
+    mistakes = {
+        "the mean is scaled, too, before it is subtracted": bias - mean,
+        "the shift has the wrong sign of the mean": bias + mean * right,
+    }
+    return remark or find_remark(shift, bias - mean * right, mistakes, name="the shift")
 
 
 @exercise("16.3")
@@ -71,21 +60,18 @@ def combine(answer):
     b = 4 + 2 * torch.randn(10, 3, generator=g, dtype=torch.float64)
     parts = [(len(p), p.mean(0), (p - p.mean(0)).square().sum(0)) for p in (a, b)]
     result = answer(*parts)
-    if not isinstance(result, tuple | list) or len(result) != 3:
+    if not is_tuple_of(3, result):
         return "return three values: count, mean, sum of squared deviations"
     n, mean, m2 = result
     both = torch.cat([a, b])
     if n != len(both):
         return f"the count is {n}; the two pieces hold 6 and 10 values"
-    if close(mean, (parts[0][1] + parts[1][1]) / 2):
-        return "the mean: a piece counts by the number of its values"
-    if not close(mean, both.mean(0)):
-        return f"the mean is off by {gap(mean, both.mean(0)):.3g}"
+    halves = (parts[0][1] + parts[1][1]) / 2
+    mistakes = {"the mean: a piece counts by the number of its values": halves}
+    remark = find_remark(mean, both.mean(0), mistakes, name="the mean")
     right = (both - both.mean(0)).square().sum(0)
-    if close(m2, parts[0][2] + parts[1][2]):
-        return "the squares miss what differs between the pieces"
-    if close(m2, right / len(both)):
-        return "return the sum of squared deviations, not the variance"
-    if not close(m2, right):
-        return f"the sum of squares is off by {gap(m2, right):.3g}"
-    return None
+    mistakes = {
+        "the squares miss what differs between the pieces": parts[0][2] + parts[1][2],
+        "return the sum of squared deviations, not the variance": right / len(both),
+    }
+    return remark or find_remark(m2, right, mistakes, name="the sum of squares")

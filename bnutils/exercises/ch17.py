@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
-from bnutils.exercises import close, exercise, gap
+from bnutils.exercises import exercise, find_remark, gap, is_tuple_of
 
 
 def _patient() -> nn.Module:
@@ -20,7 +18,7 @@ def groups(answer):
     """Two parameter groups: all but batch norm's, and batch norm's without decay."""
     model = _patient()
     result = answer(model, 0.3)
-    if not isinstance(result, list | tuple) or len(result) != 2:
+    if not is_tuple_of(2, result):
         return "return a list of two groups, each a dict with params and weight_decay"
     decays = [group.get("weight_decay") for group in result]
     if decays != [0.3, 0]:
@@ -51,20 +49,19 @@ def _about_spared(model: nn.Module, spared: set[int]) -> str | None:
 def momentum_for(answer):
     """Momentum of each of k updates: 1 - (1 - momentum) ** (1 / k)."""
     for momentum, k in ((0.1, 1), (0.1, 2), (0.1, 16), (0.5, 4)):
-        value = float(answer(momentum, k))
-        keep = 1 - momentum
-        at = f"for momentum {momentum} and k = {k}"
-        if math.isclose(value, 1 - keep ** (1 / k), rel_tol=1e-6):
-            continue
-        if math.isclose(value, keep ** (1 / k), rel_tol=1e-6):
-            return f"{at}: that is the share that each update keeps"
-        if math.isclose(value, 1 - keep**k, rel_tol=1e-6):
-            return f"{at}: that is what k updates amount to; turn it around"
-        if math.isclose(value, momentum / k, rel_tol=1e-6):
-            return f"{at}: close for a small momentum; solve it exactly"
-        if math.isclose(value, momentum ** (1 / k), rel_tol=1e-6):
-            return f"{at}: the old value keeps the share 1 - momentum, not momentum"
-        return f"{at}: {value:.4g} leaves another share"
+        value, keep = float(answer(momentum, k)), 1 - momentum
+        mistakes = {
+            "that is the share that each update keeps": keep ** (1 / k),
+            "that is what k updates amount to; turn it around": 1 - keep**k,
+            "close for a small momentum; solve it exactly": momentum / k,
+            "the old value keeps the share 1 - momentum, not momentum": (
+                momentum ** (1 / k)
+            ),
+        }
+        otherwise = f"{value:.4g} leaves another share"
+        remark = find_remark(value, 1 - keep ** (1 / k), mistakes, otherwise)
+        if remark:
+            return f"for momentum {momentum} and k = {k}: {remark}"
     return None
 
 
@@ -76,27 +73,20 @@ def distance(answer):
     running = 3 + torch.randn(5, generator=generator, dtype=torch.float64)
     momentum = 0.3
     result = answer(running.clone(), x.clone(), momentum)
-    wanted, mistakes = _distances(running, x, momentum)
-    if close(result, wanted):
-        return None
-    for value, remark in mistakes:
-        if close(result, value):
-            return remark
-    return f"the largest error is {gap(result, wanted):.3g} (shape (C,)?)"
-
-
-def _distances(running, x, momentum):
-    """The distance in standard errors, and what typical mistakes make of it."""
     gaps, noise = x.mean(0) - running, momentum / (2 - momentum)
     far, var = gaps.abs(), x.var(0) / len(x)
     biased = x.var(0, correction=0) / len(x)
-    error, added = (var * (1 + noise)).sqrt(), var.sqrt() * (1 + noise**0.5)
-    return far / error, (
-        (gaps / error, "a distance is not negative"),
-        (far / (biased * (1 + noise)).sqrt(), "σ² without bias divides by N - 1"),
-        (far / var.sqrt(), "the running mean is uncertain as well"),
-        (far / (var * noise).sqrt(), "the mean of x is uncertain as well"),
-        (far / error.square(), "divide by the error, not by its square"),
-        (far / x.std(0), "that counts standard deviations of the data, not errors"),
-        (far / added, "independent uncertainties add as variances"),
-    )
+    error = (var * (1 + noise)).sqrt()
+    mistakes = {
+        "a distance is not negative": gaps / error,
+        "σ² without bias divides by N - 1": far / (biased * (1 + noise)).sqrt(),
+        "the running mean is uncertain as well": far / var.sqrt(),
+        "the mean of x is uncertain as well": far / (var * noise).sqrt(),
+        "divide by the error, not by its square": far / error.square(),
+        "that counts standard deviations of the data, not errors": far / x.std(0),
+        "independent uncertainties add as variances": (
+            far / (var.sqrt() * (1 + noise**0.5))
+        ),
+    }
+    off = f"the largest error is {gap(result, far / error):.3g} (shape (C,)?)"
+    return find_remark(result, far / error, mistakes, off)

@@ -1,146 +1,166 @@
-"""What the layers of :mod:`bnutils.relatives` share: parameters, types and checks."""
+"""The mathematics of batch norm's relatives, as functions of tensors (chapter 14).
 
-import warnings
-from functools import partial
+Each is :func:`standardize` over other axes. Names and arguments are those of
+``torch.nn.functional`` where PyTorch has the function. Below them stands what several
+layers do around the mathematics: precision, memory layout, and the checks of arguments
+that only the relatives have.
+"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-HALF = (torch.float16, torch.bfloat16)
+from bnutils.norm import per_channel
 
-
-class Scaled(nn.Module):
-    """A layer without memory: a weight and a bias, or neither."""
-
-    def _make(self, shape, wanted: tuple[bool, bool], device, dtype) -> None:
-        """Register weight and bias of that shape; None where not wanted."""
-        new = partial(torch.empty, shape, device=device, dtype=dtype)
-        for name, want in zip(("weight", "bias"), wanted, strict=True):
-            self.register_parameter(name, nn.Parameter(new()) if want else None)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Set the weight to 1 and the bias to 0."""
-        if self.weight is not None:
-            nn.init.ones_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def _bias(self) -> str:
-        """What ``repr`` says about the bias."""
-        return f", bias={self.bias is not None}"
+__all__ = [
+    "check_ghost_size",
+    "check_renorm_limits",
+    "float32_if_half",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "like_input",
+    "moments",
+    "rms_norm",
+    "standardize",
+]
 
 
-def shape_of(normalized_shape) -> tuple[int, ...]:
-    """The shape as a tuple, from an integer, a list or a tuple."""
-    if isinstance(normalized_shape, int):
-        return (normalized_shape,)
-    return tuple(normalized_shape)
+def moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over the axes ``dims``, which stay with length 1.
+
+    Two passes, with the second look at the mean of chapter 4.
+
+    Parameters
+    ----------
+    x : Tensor of any shape
+    dims : tuple of int
+        The axes whose values share a mean and a variance.
+    """
+    mean = x.mean(dims, keepdim=True)
+    mean = mean + (x - mean).mean(dims, keepdim=True)
+    return mean, (x - mean).square().mean(dims, keepdim=True)
 
 
-def per_channel(parameter: Tensor | None, x: Tensor) -> Tensor | None:
-    """A parameter (C,) with as many axes behind it as ``x`` has behind its channels."""
-    if parameter is None:
-        return None
-    return parameter.view(-1, *(1,) * (x.dim() - 2))
+def standardize(
+    x: Tensor,
+    dims: tuple[int, ...],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise by the statistics over ``dims``, then scale and shift.
+
+    Parameters
+    ----------
+    x : Tensor of any shape
+    dims : tuple of int
+        The axes whose values share a mean and a variance.
+    weight, bias : Tensors that broadcast against ``x``, or None for 1 and 0
+    eps : float
+        Added to the variance, inside the root.
+    """
+    mean, var = moments(x, dims)
+    y = (x - mean) / torch.sqrt(var + eps)
+    if weight is not None:
+        y = y * weight
+    if bias is not None:
+        y = y + bias
+    return y
 
 
-def finished(y: Tensor, x: Tensor) -> Tensor:
-    """``y`` in the dtype of ``x`` and in PyTorch's memory layout: channels last, or rows."""
+def layer_norm(
+    x: Tensor,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Statistics over the last axes, those of ``normalized_shape``, as are the parameters.
+
+    Ba, Kiros and Hinton (2016), arXiv:1607.06450.
+    """
+    dims = tuple(range(-len(normalized_shape), 0))
+    return standardize(x, dims, weight, bias, eps)
+
+
+def rms_norm(
+    x: Tensor,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """Divide by the root of the mean square over the last axes; nothing is subtracted.
+
+    ``eps`` None is the spacing of ``x``'s type at 1. Zhang and Sennrich (2019),
+    arXiv:1910.07467.
+    """
+    dims = tuple(range(-len(normalized_shape), 0))
+    if eps is None:
+        eps = torch.finfo(x.dtype).eps
+    y = x / torch.sqrt(x.square().mean(dims, keepdim=True) + eps)
+    return y if weight is None else y * weight
+
+
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Statistics of each group of neighbouring channels of each example; ``x`` (N, C, ...).
+
+    Weight and bias of shape (C,). Wu and He (2018), arXiv:1803.08494.
+    """
+    groups = x.unflatten(1, (num_groups, -1))  # (N, G, C / G, ...)
+    dims = tuple(range(2, groups.dim()))
+    y = standardize(groups, dims, eps=eps).flatten(1, 2)  # (N, C, ...)
+    if weight is not None:
+        y = y * per_channel(weight, x)
+    if bias is not None:
+        y = y + per_channel(bias, x)
+    return y
+
+
+def instance_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Statistics of each channel of each example: every channel is a group; ``x`` (N, C, L).
+
+    Weight and bias of shape (C,). Ulyanov, Vedaldi and Lempitsky (2016),
+    arXiv:1607.08022.
+    """
+    return group_norm(x, x.size(1), weight, bias, eps)
+
+
+def float32_if_half(x: Tensor) -> Tensor:
+    """``x`` in float32 if it is float16 or bfloat16, else ``x`` itself.
+
+    Half precision holds too few digits for a mean and for squares (chapter 4); PyTorch's
+    norms compute in float32 too and round once, at the end.
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def like_input(y: Tensor, x: Tensor) -> Tensor:
+    """``y`` in the dtype of ``x`` and laid out in memory as PyTorch's norms would lay it.
+
+    Images whose channels lie last in memory stay so; everything else comes out by rows.
+    What follows a norm may rely on that, as ``view`` does.
+    """
     y = y.to(x.dtype)
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    if last and not x.is_contiguous():
-        return y.contiguous(memory_format=torch.channels_last)
+    channels_last = torch.channels_last
+    image = x.dim() == 4 and not x.is_contiguous()
+    if image and x.is_contiguous(memory_format=channels_last):
+        return y.contiguous(memory_format=channels_last)
     return y.contiguous()
 
 
-def widened(x: Tensor) -> Tensor:
-    """``x`` in float32 if it is half precision."""
-    return x.float() if x.dtype in HALF else x
-
-
-def check_dtype(x: Tensor, *parameters: Tensor | None) -> None:
-    """Floating point, and as the parameters unless those are float32 and x is half."""
-    for p in parameters:
-        fits = p is None or p.dtype == x.dtype
-        if not fits and not (x.dtype in HALF and p.dtype == torch.float32):
-            raise RuntimeError(
-                f"mixed dtype: the input is {x.dtype} but the layer's parameters are "
-                f"{p.dtype}; convert one of them"
-            )
-    if not x.is_floating_point():
-        raise NotImplementedError(
-            f"normalisation is not implemented for {x.dtype}: convert the input to float"
-        )
-
-
-def check_trailing(x: Tensor, shape: tuple[int, ...], *parameters) -> None:
-    """The last axes of ``x`` must be ``shape``, which must not be empty."""
-    if not shape or tuple(x.shape[-len(shape) :]) != shape:
-        raise RuntimeError(
-            f"Given normalized_shape={list(shape)}, expected input with shape "
-            f"[*{''.join(f', {n}' for n in shape)}], but got input of size "
-            f"{list(x.shape)}: this layer normalises the last axes; for (N, C, L) and "
-            "one channel axis, transpose or use GroupNorm"
-        )
-    check_dtype(x, *parameters)
-
-
-def check_groups(num_groups: int, num_channels: int) -> None:
-    """The channels must divide into groups."""
-    if num_groups < 1 or num_channels % num_groups:
-        raise ValueError(
-            f"num_channels ({num_channels}) must be divisible by num_groups "
-            f"({num_groups}): each group takes the same number of channels, at least one"
-        )
-
-
-def check_grouped(x: Tensor, layer: nn.Module) -> None:
-    """Channels in dimension 1, as many as the layer has; more than one value in all."""
-    if x.dim() < 2:
-        raise RuntimeError(
-            f"Expected at least 2 dimensions for input tensor but received {x.dim()}: "
-            "give it shape (N, C, ...)"
-        )
-    if x.size(1) != layer.num_channels:
-        raise RuntimeError(
-            f"the input {tuple(x.shape)} has {x.size(1)} channels in dimension 1, but "
-            f"the layer was made for {layer.num_channels}"
-        )
-    if x.numel() == layer.num_groups:
-        raise ValueError(
-            "Expected more than 1 value per channel when training, got input size "
-            f"{tuple(x.shape)} in {layer.num_groups} groups: use fewer groups"
-        )
-    check_dtype(x, layer.weight, layer.bias)
-
-
-def check_instance(x: Tensor, layer: nn.Module) -> None:
-    """(C, L) or (N, C, L), the right number of channels, and more than one position."""
-    if x.dim() not in (2, 3):
-        raise ValueError(
-            f"expected 2D or 3D input (got {x.dim()}D input): "
-            "give it shape (N, C, L), or (C, L) for one example"
-        )
-    if x.size(-2) != layer.num_features:
-        wrong = (
-            f"expected input's size at dim={x.dim() - 2} to match num_features "
-            f"({layer.num_features}), but got: {x.size(-2)}"
-        )
-        if layer.affine or layer.running_mean is not None:
-            raise ValueError(f"{wrong}; the channels come before the positions")
-        warnings.warn(f"{wrong}, which does not matter here", stacklevel=3)
-    by_input = layer.training or not layer.track_running_stats
-    if by_input and x.size(-1) == 1:
-        raise ValueError(
-            "Expected more than 1 spatial element when training, got input size "
-            f"{tuple(x.shape)}: one value is its own mean and leaves only zeros"
-        )
-    check_dtype(x, layer.weight, layer.bias)
-
-
-def check_ghost(ghost_size: int) -> None:
-    """A positive whole number."""
+def check_ghost_size(ghost_size: int) -> None:
+    """Raise ValueError unless the size of a ghost batch is a positive whole number."""
     whole = isinstance(ghost_size, int) and not isinstance(ghost_size, bool)
     if not whole or ghost_size < 1:
         raise ValueError(
@@ -149,14 +169,22 @@ def check_ghost(ghost_size: int) -> None:
         )
 
 
-def check_limits(r_max: float, d_max: float, tracked: bool) -> None:
-    """At least 1 and 0, and running statistics to correct towards."""
+def check_renorm_limits(r_max: float, d_max: float, tracked: bool) -> None:
+    """Raise ValueError unless Batch Renorm can correct within these limits.
+
+    Parameters
+    ----------
+    r_max, d_max : float
+        At least 1 and at least 0.
+    tracked : bool
+        Whether the layer has running statistics to correct towards.
+    """
     if not tracked:
         raise ValueError(
             "Batch Renorm corrects towards the running statistics, so it needs "
             "track_running_stats=True"
         )
-    if not (r_max >= 1 and d_max >= 0):
+    if not (r_max >= 1 and d_max >= 0):  # so that NaN is refused too
         raise ValueError(
             f"r_max must be at least 1 and d_max at least 0, but got r_max={r_max}, "
             f"d_max={d_max}; 1 and 0 are plain batch norm"

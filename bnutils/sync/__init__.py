@@ -1,16 +1,22 @@
 """Synchronised batch norm: one batch, held by many processes (chapter 15).
 
-The layer works wherever ``torch.distributed`` does, on the CPU too. :func:`launch` and
-:func:`run` start the processes on one machine and never leave one behind.
+Here: the layer, which works wherever ``torch.distributed`` does, on the CPU too, and
+:func:`convert`, which puts it into a model.
+
+- ``functional``: the arithmetic of the layer, as the chapter derives it.
+- ``processes``: :func:`run` and :func:`launch` start processes on this machine and never
+  leave one behind; :func:`process_group` connects them.
+- ``worker``: what each of these processes does.
+- ``mnist``: the chapter's training script, ``python -m bnutils.sync.mnist``.
 """
 
 import torch
 from torch import Tensor, distributed, nn
 
 from bnutils import norm
-from bnutils.sync.functional import Standardize, per_channel
-from bnutils.sync.launcher import LaunchError, launch, process_group
-from bnutils.sync.remote import run
+from bnutils.norm import per_channel
+from bnutils.sync.functional import Standardize
+from bnutils.sync.processes import LaunchError, launch, process_group, run
 
 __all__ = ["BatchNorm1d", "LaunchError", "convert", "launch", "process_group", "run"]
 
@@ -69,8 +75,16 @@ class BatchNorm1d(norm.BatchNorm1d):
         *,
         bias: bool = True,
     ) -> None:
-        flags = (affine, track_running_stats, device, dtype)
-        super().__init__(num_features, eps, momentum, *flags, bias=bias)
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+        )
         self.process_group = process_group
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,14 +96,18 @@ class BatchNorm1d(norm.BatchNorm1d):
         self._check_input(x.new_empty((2, *x.shape[1:])))
         half = x.dtype in (torch.float16, torch.bfloat16)
         z = x.float() if half else x
-        y, _, mean, var, count = Standardize.apply(z, self.eps, group)
+        x_hat, _, mean, var, count = Standardize.apply(z, self.eps, group)
         if self.track_running_stats:
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
             self._update_running_stats(mean, var, count)
-        # y is saved for backward: hand out another, which may be changed in place
-        y = y.clone() if self.weight is None else y * per_channel(self.weight, x)
-        y = y if self.bias is None else y + per_channel(self.bias, x)
+        y = x_hat
+        if self.weight is not None:
+            y = y * per_channel(self.weight, x)
+        if self.bias is not None:
+            y = y + per_channel(self.bias, x)
+        if y is x_hat:
+            y = y.clone()  # x_hat is saved for backward; y may be changed in place
         return y.to(x.dtype).contiguous()
 
     def _group(self):
@@ -98,7 +116,9 @@ class BatchNorm1d(norm.BatchNorm1d):
         if not (self.training and ready):
             return None
         group = self.process_group
-        group = distributed.group.WORLD if group is None else group
+        if group is None:
+            group = distributed.group.WORLD
+        # Of one process, or (then -1) a group that this process is not in: nobody to ask.
         return group if distributed.get_world_size(group) > 1 else None
 
 
@@ -127,7 +147,8 @@ def convert(model: nn.Module, process_group=None) -> nn.Module:
         The model has a batch norm of another dimension or a subclass, which would go on
         normalising alone. Nothing is changed then.
     """
-    known, found = (nn.BatchNorm1d, norm.BatchNorm1d, BatchNorm1d), []
+    known = (nn.BatchNorm1d, norm.BatchNorm1d, BatchNorm1d)
+    found = []
     for name, module in model.named_modules():
         if type(module) in known:
             found.append(module)
@@ -138,5 +159,8 @@ def convert(model: nn.Module, process_group=None) -> nn.Module:
                 "torch.nn.SyncBatchNorm.convert_sync_batchnorm"
             )
     for module in found:
-        module.__class__, module.process_group = BatchNorm1d, process_group
+        # The same attributes, one more, and other methods: no copy could keep what refers
+        # to the layer.
+        module.__class__ = BatchNorm1d
+        module.process_group = process_group
     return model

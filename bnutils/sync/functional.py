@@ -1,10 +1,22 @@
-"""The mathematics of synchronised batch norm: chapters 3 and 4, with sums over all ranks."""
+"""The mathematics of synchronised batch norm: chapters 3 and 4, with sums over all ranks.
+
+In the order of chapter 15: the statistics of the whole batch; the gradient, whose sums run
+over all ranks too; both as one function for autograd; and a sum over the ranks that autograd
+can go through.
+"""
 
 import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
 
-from bnutils.norm import batch_stats
+from bnutils.norm import batch_stats, per_channel
+
+__all__ = [
+    "AllSum",
+    "Standardize",
+    "whole_batch_gradient",
+    "whole_batch_stats",
+]
 
 
 def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
@@ -12,6 +24,24 @@ def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
 
     The two passes of chapter 4, each ending in a sum over the ranks; no large squares
     are subtracted. The sums travel in float64, which also keeps the count exact.
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, C) or (N, C, L)
+        This rank's part; N may differ between the ranks and be 0.
+    group : ProcessGroup
+
+    Returns
+    -------
+    mean, var : Tensor, shape (C,)
+        Of the dtype of ``x``, the same on every rank.
+    count : int
+        Values per channel, on all ranks together.
+
+    Raises
+    ------
+    ValueError
+        The count is 1, on every rank alike.
     """
     m = x.numel() // x.size(1)  # values per channel, here
     mean, var = batch_stats(x) if m else x.new_zeros(2, x.size(1))  # not NaN if empty
@@ -20,6 +50,7 @@ def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
     distributed.all_reduce(sums, group=group)
     whole_mean, count = sums[:-1] / sums[-1], int(sums[-1])
     squares = m * (var + (mean - whole_mean).square())  # (C,)
+    # Before the error below: every rank has to come to each collective.
     distributed.all_reduce(squares, group=group)
     if count == 1:
         raise ValueError(
@@ -29,21 +60,35 @@ def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
     return whole_mean.to(x.dtype), (squares / sums[-1]).to(x.dtype), count
 
 
-class AllSum(Function):
-    """Sum of a tensor over all ranks; its gradient is the sum of the ranks' gradients."""
+def whole_batch_gradient(
+    g: Tensor, g_rstd: Tensor | None, x_hat: Tensor, rstd: Tensor, group, count: int
+) -> Tensor:
+    """Gradient with respect to this rank's x: chapter 3's, its two means over all ranks.
 
-    @staticmethod
-    def forward(ctx, x, group):
-        """Return the sum, the same on every rank; ``x`` stays as it is."""
-        ctx.group = group
-        total = x.clone()
-        distributed.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx, dy):
-        """Every rank used the sum, so the gradients of all ranks come together."""
-        return AllSum.apply(dy, ctx.group), None
+    Parameters
+    ----------
+    g : Tensor, shape (N, C) or (N, C, L)
+        Gradient with respect to ``x_hat``, of the sum of all ranks' losses.
+    g_rstd : Tensor, shape (C,), or None
+        Gradient with respect to ``rstd``: None on every rank, or on none.
+    x_hat : Tensor, of the shape of ``g``
+    rstd : Tensor, shape (C,)
+        1/std, of the whole batch.
+    group : ProcessGroup
+    count : int
+        Values per channel, on all ranks together.
+    """
+    dims = (0, *range(2, g.dim()))
+    sums = [g.sum(dims), (g * x_hat).sum(dims)]  # (C,) each, of this rank's part
+    if g_rstd is not None:  # only when a gradient is differentiated again
+        sums.append(g_rstd)
+    means = AllSum.apply(torch.stack(sums), group) / count  # unused if there is no data
+    mean_g, mean_gx = per_channel(means[0], g), per_channel(means[1], g)
+    r = per_channel(rstd, g)
+    dx = r * (g - mean_g - x_hat * mean_gx)
+    if g_rstd is not None:
+        dx = dx - x_hat * r.square() * per_channel(means[2], g)
+    return dx
 
 
 class Standardize(Function):
@@ -68,20 +113,26 @@ class Standardize(Function):
 
     @staticmethod
     def backward(ctx, g, g_rstd, *_):
-        """The closed form of chapter 3, with its two sums taken over all ranks."""
+        """Return the gradient of x; eps and the group have none."""
         x_hat, rstd = ctx.saved_tensors
-        g = torch.zeros_like(x_hat) if g is None else g
-        dims = (0, *range(2, x_hat.dim()))
-        sums = [g.sum(dims), (g * x_hat).sum(dims)]
-        if g_rstd is not None:  # only when a gradient is differentiated again
-            sums.append(g_rstd)
-        total = AllSum.apply(torch.cat(sums), ctx.group) / max(ctx.count, 1)
-        mean_g, mean_gx, *more = (per_channel(t, g) for t in total.split(len(rstd)))
-        r = per_channel(rstd, g)
-        dx = r * (g - mean_g - x_hat * mean_gx)
-        return dx - x_hat * r.square() * more[0] if more else dx, None, None
+        if g is None:  # nothing but 1/std was used
+            g = torch.zeros_like(x_hat)
+        dx = whole_batch_gradient(g, g_rstd, x_hat, rstd, ctx.group, ctx.count)
+        return dx, None, None
 
 
-def per_channel(value: Tensor, x: Tensor) -> Tensor:
-    """Reshape (C,) so that it broadcasts over ``x``: (1, C) or (1, C, 1)."""
-    return value.view(1, -1, *(1,) * (x.dim() - 2))
+class AllSum(Function):
+    """Sum of a tensor over all ranks; its gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx, x, group):
+        """Return the sum, the same on every rank; ``x`` stays as it is."""
+        ctx.group = group
+        total = x.clone()
+        distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx, dy):
+        """Every rank used the sum, so the gradients of all ranks come together."""
+        return AllSum.apply(dy, ctx.group), None

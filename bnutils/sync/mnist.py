@@ -15,10 +15,7 @@ Rank 0 writes one line of JSON for each combination of the options given.
 import argparse
 import itertools
 import json
-import os
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -30,11 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 from bnutils import data, models, sync, train
 
 __all__ = ["experiment", "fit", "load", "main", "share", "step"]
-__all__ += ["when_broken"]
 
 SIZES = (784, 128, 64, 10)
-
-_AS_IT_STANDS = argparse.RawDescriptionHelpFormatter
 CONVERT = {
     "local": lambda net: net,
     "sync": sync.convert,
@@ -111,10 +105,12 @@ def fit(
     net = CONVERT[norm](models.mlp(SIZES)).to(digits.train.x)
     model = DistributedDataParallel(net) if distributed.is_initialized() else net
     optimizer = torch.optim.SGD(net.parameters(), lr=lr * (batch_size / 32) ** 0.5)
-    order = {"generator": torch.Generator().manual_seed(seed), "drop_last": True}
+    generator = torch.Generator().manual_seed(seed)
     losses = []
     for _ in range(epochs):
-        for x, y in digits.batches(digits.train, batch_size, **order):
+        for x, y in digits.batches(
+            digits.train, batch_size, generator=generator, drop_last=True
+        ):
             losses.append(step(model, optimizer, x, y))
             on_step(len(losses))
     total = torch.stack(losses)  # the parts of the loss come together once, here
@@ -153,57 +149,40 @@ def load(
 ) -> data.Dataset:
     """Load the first training images and all validation images, as this dtype."""
     digits = data.load()
-    train_, valid = digits.train, digits.valid
-    splits = [data.Split(train_.x[:images].to(dtype), train_.y[:images])]
-    splits += [data.Split(valid.x.to(dtype), valid.y)]
-    return replace(digits, train=splits[0], valid=splits[1]).to(device)
-
-
-def breaker(how: str | None, at: int) -> Callable[[int], None]:
-    """Return a function for ``on_step`` that breaks the last rank after step ``at``."""
-
-    def on_step(number: int) -> None:
-        if number != at or distributed.get_rank() < distributed.get_world_size() - 1:
-            return
-        sys.stdout.write(json.dumps({"broken": how, "time": time.time()}) + "\n")
-        sys.stdout.flush()
-        if how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if how == "hang":
-            time.sleep(3600)
-        raise RuntimeError(f"broken on purpose after step {number}")
-
-    return on_step if how else lambda number: None
-
-
-def when_broken(stdout: str) -> float:
-    """Return the time, as of ``time.time()``, at which ``--break`` broke a rank."""
-    reports = [json.loads(line) for line in stdout.splitlines()]
-    return max(report["time"] for report in reports if "broken" in report)
+    x, y = digits.train.x[:images], digits.train.y[:images]
+    few = replace(
+        digits,
+        train=data.Split(x.to(dtype), y),
+        valid=data.Split(digits.valid.x.to(dtype), digits.valid.y),
+    )
+    return few.to(device)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run every combination of the options; for ``torchrun -m bnutils.sync.mnist``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_AS_IT_STANDS)
-    add = parser.add_argument
-    add("--norm", nargs="+", default=["sync"], choices=CONVERT)
-    add("--batch-size", nargs="+", type=int, default=[8])
-    add("--lr", nargs="+", type=float, default=[0.1], help="for a batch of 32")
-    add("--seed", nargs="+", type=int, default=[0])
-    add("--epochs", type=int, default=1)
-    add("--images", type=int, help="train on the first so many")
-    add("--dtype", default="float32", choices=["float32", "float64"])
-    add("--patience", type=float, default=30.0, help="seconds a collective waits")
-    add("--break", dest="how", choices=["kill", "hang", "raise"], help="to see it fail")
-    add("--break-at", type=int, default=3, help="the step after which")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--norm", nargs="+", default=["sync"], choices=CONVERT)
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[8])
+    parser.add_argument(
+        "--lr", nargs="+", type=float, default=[0.1], help="for a batch of 32"
+    )
+    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--images", type=int, help="train on the first so many")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument(
+        "--patience", type=float, default=30.0, help="seconds a collective waits"
+    )
     chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # the processes share the machine's cores
     with sync.process_group(chosen.patience) as device:
         digits = load(chosen.images, getattr(torch, chosen.dtype), device)
-        lists = (chosen.norm, chosen.batch_size, chosen.lr, chosen.seed)
-        for options in itertools.product(*lists):
-            on_step = breaker(chosen.how, chosen.break_at)
-            result = experiment(digits, *options, epochs=chosen.epochs, on_step=on_step)
+        for options in itertools.product(
+            chosen.norm, chosen.batch_size, chosen.lr, chosen.seed
+        ):
+            result = experiment(digits, *options, epochs=chosen.epochs)
             if distributed.get_rank() == 0:
                 sys.stdout.write(json.dumps(result) + "\n")
 

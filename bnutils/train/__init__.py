@@ -1,110 +1,37 @@
-"""One training loop for all chapters: what it needs, does and records."""
+"""One training loop for all chapters (chapter 8): training, evaluation, what was recorded.
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+:func:`fit` trains a classifier and returns a :class:`History`; :func:`evaluate` returns a
+:class:`Score`. Any loop would do for the book; this one records each step, survives Ctrl-C
+and a loss that is not finite, and leaves random numbers, modes, threads and devices as it
+found them.
 
-import numpy as np
+Behind it: ``loop`` (what a run does, step by step, and what it records), ``steps`` (one step:
+by autograd, or as one call of C++, chapter 16), ``optim`` (optimisers and schedules by name).
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from bnutils import _modules as _context
-from bnutils import _progress
+from bnutils import _modules
 from bnutils._modules import default_device, seed_all
-from bnutils.data import Dataset, Split, number_of_batches
+from bnutils.data import Dataset, number_of_batches
+from bnutils.progress import bar, is_open
+from bnutils.train.loop import History, Score, evaluate, run
 from bnutils.train.optim import make_schedule, onecycle
-from bnutils.train.recipe import RECIPES, augmented, shift
-from bnutils.train.steps import STEPS, AutogradStep, FusedStep
+from bnutils.train.steps import STEPS
 
-__all__ = ["History", "Score", "default_device", "evaluate", "fit", "onecycle", "shift"]
-__all__ += ["RECIPES", "seed_all"]
-
-
-@dataclass(repr=False)
-class History:
-    """What a run of :func:`fit` recorded.
-
-    Attributes
-    ----------
-    loss, accuracy, lr : list of float, one per step
-        Of the batch before the step's update (the loss with label smoothing, if any);
-        the learning rate of the step.
-    train_loss, train_accuracy : list of float, one per epoch
-        Averages of the above over the epoch, during which the weights change.
-    valid_loss, valid_accuracy : list of float, one per epoch
-        On the validation split in evaluation mode, without label smoothing; empty with
-        ``evaluate_each_epoch=False``.
-    seconds : list of float, one per epoch
-        Spent on training steps (with ``on_step``), evaluation apart.
-    interrupted, diverged : bool
-        Stopped by Ctrl-C; stopped by a loss that is not finite.
-    note : str
-        Why and when the run ended early, or empty.
-    """
-
-    loss: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    train_loss: list[float] = field(default_factory=list)
-    train_accuracy: list[float] = field(default_factory=list)
-    valid_loss: list[float] = field(default_factory=list)
-    valid_accuracy: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    interrupted: bool = False
-    diverged: bool = False
-    note: str = ""
-
-    def __repr__(self) -> str:
-        """Sum the run up in one line, without the time it took."""
-        parts = [f"{len(self.loss)} steps, {len(self.train_loss)} epochs"]
-        if self.train_loss:
-            parts.append(f"training loss {self.train_loss[-1]:.3f}")
-        if self.valid_accuracy:
-            parts.append(f"validation accuracy {self.valid_accuracy[-1]:.1%}")
-        return ", ".join(parts) + (f" ({self.note})" if self.note else "")
-
-
-class Score(NamedTuple):
-    """Mean cross-entropy (nats) and accuracy (0 to 1) over a split."""
-
-    loss: float
-    accuracy: float
-
-
-def evaluate(model: nn.Module, split: Split, batch_size: int = 2048) -> Score:
-    """Loss and accuracy on a split, in evaluation mode; leaves the model as it was.
-
-    Parameters
-    ----------
-    model : nn.Module, from (B, 784) to logits (B, classes)
-    split : Split
-        Brought to the model's device batch by batch.
-    batch_size : int
-        Has no influence on the result but for rounding.
-
-    Raises
-    ------
-    ValueError
-        The split is empty, or the batch size is not positive.
-    """
-    if len(split) == 0 or batch_size < 1:
-        raise ValueError(
-            "evaluation needs at least one image and a positive batch_size, but got "
-            f"{len(split)} images and batch_size={batch_size}"
-        )
-    device, loss, hits = _context.device_of(model), 0.0, 0
-    classes = int(split.y.max()) + 1
-    with _context.modes_restored(model), torch.no_grad():
-        model.eval()
-        parts = zip(split.x.split(batch_size), split.y.split(batch_size), strict=True)
-        for x, y in ((x.to(device), y.to(device)) for x, y in parts):
-            logits = _context.forward(model, x, classes)
-            loss += F.cross_entropy(logits, y, reduction="sum").item()
-            hits += (logits.argmax(1) == y).sum().item()
-    return Score(loss / len(split), hits / len(split))
+__all__ = [
+    "History",
+    "Score",
+    "default_device",
+    "evaluate",
+    "fit",
+    "onecycle",
+    "seed_all",
+]
 
 
 def fit(
@@ -118,7 +45,6 @@ def fit(
     schedule: str | Callable[[float], float] = "onecycle",
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     seed: int = 0,
     drop_last: bool = True,
     threads: int | None = None,
@@ -155,11 +81,8 @@ def fit(
         Applied to every parameter, those of BatchNorm included.
     label_smoothing : float
         Part of the target spread over all classes, in training only.
-    augment : callable, optional
-        Makes of a batch's images (B, 784) and a CPU generator the images to train on,
-        for example :func:`shift`. The order of the images is the same with and without.
     seed : int
-        Of the order of the images, and of what ``augment`` draws.
+        Of the order of the images.
     drop_last : bool
         Leave out the last, smaller batch of an epoch.
     threads : int, optional
@@ -184,9 +107,10 @@ def fit(
     Returns
     -------
     History
-        After Ctrl-C, or a loss that is not finite, what was recorded until then, marked
-        ``interrupted`` or ``diverged``. A diverged run makes no further update, and is
-        evaluated as it stands.
+        After Ctrl-C (in Jupyter: the stop button), or a loss that is not finite, what was
+        recorded until then, marked ``interrupted`` (with a warning) or ``diverged``. A
+        diverged run makes no further update, and is evaluated as it stands. For many
+        trainings in a cell use :func:`bnutils.sweep.run`, which a single stop ends.
 
     Raises
     ------
@@ -199,82 +123,38 @@ def fit(
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, but got {epochs}")
-    steps = epochs * number_of_batches(data.train, batch_size, drop_last)
     if engine not in STEPS:
         raise ValueError(f"engine must be 'autograd' or 'fused', but got {engine!r}")
-    order = {"generator": torch.Generator().manual_seed(seed), "drop_last": drop_last}
-    setting = _context.setting(model, device, threads)
-    with setting as chosen, _progress.bar(steps, progress) as advance:
-        classes = int(data.train.y.max()) + 1
-        take = STEPS[engine](
+    factor = make_schedule(schedule)
+    total = epochs * number_of_batches(data.train, batch_size, drop_last)
+    classes = int(data.train.y.max()) + 1
+    is_alone = not is_open()  # a sweep has a message of its own
+    with _modules.setting(model, device, threads) as chosen:
+        take_step = STEPS[engine](
             model, optimizer, lr, weight_decay, label_smoothing, classes
         )
-        loop = _Loop(model, take, make_schedule(schedule), steps, on_step, advance)
-        moved = augmented(data.to(chosen), augment, seed)
-        loop.run(moved, epochs, batch_size, order, evaluate_each_epoch)
-    return loop.history
+        data = data.to(chosen)
+        # One generator for all epochs, so that each has an order of its own.
+        generator = torch.Generator().manual_seed(seed)
 
+        def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
+            return data.batches(
+                data.train, batch_size, generator=generator, drop_last=drop_last
+            )
 
-@dataclass
-class _Loop:
-    """The state of one run of :func:`fit`, and the steps it is made of."""
-
-    model: nn.Module
-    take: AutogradStep | FusedStep
-    factor: Callable[[float], float]
-    total: int
-    on_step: Callable[[int, History], object] | None
-    advance: Callable[[], object]
-    history: History = field(default_factory=History)
-
-    def run(self, data, epochs, batch_size, order, evaluate_each_epoch) -> None:
-        """Train and validate, epoch by epoch; Ctrl-C becomes a note in the history."""
-        history = self.history
-        self.model.train()
-        try:
-            while len(history.train_loss) < epochs and not history.diverged:
-                self.epoch(data.batches(data.train, batch_size, **order))
-                if evaluate_each_epoch:
-                    score = evaluate(self.model, data.valid)
-                    history.valid_loss.append(score.loss)
-                    history.valid_accuracy.append(score.accuracy)
-        except KeyboardInterrupt:
-            steps = (history.loss, history.accuracy, history.lr)
-            complete = min(len(series) for series in steps)
-            for series in steps:
-                del series[complete:]
-            history.interrupted = True
-            history.note = f"interrupted after step {complete} of {self.total}"
-
-    def epoch(self, batches) -> None:
-        """Take one pass over the training images and record it."""
-        history, first = self.history, len(self.history.loss)
-        start = time.perf_counter()
-        for x, y in batches:
-            self.step(x, y)
-            if history.diverged:
-                break
-        history.seconds.append(time.perf_counter() - start)
-        history.train_loss.append(float(np.mean(history.loss[first:])))
-        history.train_accuracy.append(float(np.mean(history.accuracy[first:])))
-
-    def step(self, x: Tensor, y: Tensor) -> None:
-        """Take a step and record it; there is no update if the loss is not finite."""
-        lr = self.take.rate(self.factor(len(self.history.loss) / self.total))
-        loss, hits = self.take(x, y)
-        self.record(loss, hits / len(y), lr)
-        if self.history.diverged:
-            return
-        self.advance()
-        if self.on_step is not None:
-            self.on_step(len(self.history.loss), self.history)
-
-    def record(self, loss: float, accuracy: float, lr: float) -> None:
-        """Append a step to the history, and mark a loss that is not finite."""
-        history = self.history
-        history.loss.append(loss)
-        history.accuracy.append(accuracy)
-        history.lr.append(lr)
-        if not math.isfinite(loss):
-            history.diverged = True
-            history.note = f"the loss was {loss} at step {len(history.loss)}"
+        with bar(total, progress) as advance:
+            history = run(
+                model,
+                take_step,
+                one_pass,
+                factor,
+                epochs=epochs,
+                total=total,
+                valid=data.valid if evaluate_each_epoch else None,
+                on_step=on_step,
+                advance=advance,
+            )
+    if history.interrupted and is_alone:
+        kept = "the model and the history are as they were then"
+        warnings.warn(f"training {history.note}: {kept}", stacklevel=2)
+    return history

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
@@ -11,6 +12,8 @@ OPTIMIZERS = {
     "adam": (torch.optim.Adam, {}),
     "adamw": (torch.optim.AdamW, {}),
 }
+
+PEAK_AT = 0.3  # part of all steps at which onecycle turns
 
 
 def onecycle(progress: float) -> float:
@@ -21,14 +24,19 @@ def onecycle(progress: float) -> float:
     with its defaults, after Smith and Topin (2017), arXiv:1708.07120. The momentum
     stays constant here.
     """
-    low, high, start, peak = 1 / 25, 1.0, 0.0, 0.3
-    if progress > peak:
-        low, high, start, peak = 4e-6, 1.0, 1.0, 0.3
-    position = (progress - start) / (peak - start)
-    return low + (high - low) * (1 - math.cos(math.pi * position)) / 2
+    if progress <= PEAK_AT:
+        low, position = 1 / 25, progress / PEAK_AT
+    else:
+        low, position = 4e-6, (1 - progress) / (1 - PEAK_AT)
+    return low + (1 - low) * (1 - math.cos(math.pi * position)) / 2
 
 
-def make_optimizer(kind, model, lr, weight_decay) -> torch.optim.Optimizer:
+def make_optimizer(
+    kind: str | Callable[..., torch.optim.Optimizer],
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
     """Make the optimiser, its update fused into one kernel where PyTorch has one."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if callable(kind):
@@ -41,6 +49,7 @@ def make_optimizer(kind, model, lr, weight_decay) -> torch.optim.Optimizer:
     make, options = OPTIMIZERS[kind]
     options = {"lr": lr, "weight_decay": weight_decay, **options}
     try:
+        # One call for all parameters instead of several for each.
         return make(parameters, fused=True, **options)
     except (RuntimeError, TypeError):  # not for this device, dtype or version
         return make(parameters, **options)

@@ -19,7 +19,6 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from docutils import nodes
-from lighter import lighten
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "book" / "_static"
@@ -99,17 +98,6 @@ def share_html_visitors(app):
         handlers["singlehtml"] = {**handlers["html"], **handlers["singlehtml"]}
 
 
-def drop_thebe(app, pagename, templatename, context, doctree):
-    """Leave Thebe out of every page: it is unused, and its loader names a CDN."""
-
-    def is_thebe(js):
-        body = getattr(js, "attributes", {}).get("body") or ""
-        return "thebe" in f"{getattr(js, 'filename', js)}{body}".lower()
-
-    for kind in ("script_files", "css_files"):
-        context[kind] = [f for f in context[kind] if not is_thebe(f)]
-
-
 @cache
 def exported(module: str) -> set[str]:
     """The names in a module's ``__all__``, with those that ``+=`` adds."""
@@ -165,7 +153,6 @@ def finish(app, exception):
     if exception is None and app.builder.format == "html":
         copy_mathjax(Path(app.outdir))
         write_archive(Path(app.outdir))
-        lighten(Path(app.outdir))
 
 
 def setup(app):
@@ -174,9 +161,7 @@ def setup(app):
     app.connect("config-inited", configure, priority=1)
     app.connect("builder-inited", share_html_visitors)
     app.connect("autodoc-skip-member", skip_member)
-    app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", describe)
-    app.connect(
-        "build-finished", finish, priority=990
-    )  # after the theme's pygments.css
+    app.connect("build-finished", finish)
+    app.setup_extension("lighter")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,70 +1,130 @@
 """Pages that show early: one style sheet, scripts that wait, nothing that is not used.
 
 The theme links eleven style sheets and fourteen scripts before the text, and a browser shows
-nothing until it has them. Here the sheets that all pages share become one, and all scripts
-but one wait until the text is there.
+nothing until it has them. Here the sheets that all pages share become one, the bundle, and all
+scripts but one wait until the text is there.
+
+Nothing is rewritten afterwards: Sphinx is told what to link before it writes a page, by the lists
+of style sheets and scripts here and by the templates in ``book/_templates``, which replace those
+parts of the theme that link files by themselves.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
+import zlib
+from operator import attrgetter
 from pathlib import Path
 
-BUNDLE = "book.css"
-LINK = re.compile(r'\s*<link[^>]*?\bhref="(?P<href>[^"?:]+\.css)[^"]*"[^>]*/?>')
+from docutils import nodes
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = "_static/book.css"
+# The theme links these by itself, before all others.
+THEME_SHEETS = ["_static/styles/theme.css", "_static/styles/pydata-sphinx-theme.css"]
+NOT_DEFERRED = "_static/documentation_options.js"  # inline scripts after it need it
 IMPORT = re.compile(r"""@import\s+["'](?P<path>[^"':]+)["'];""")
 URL = re.compile(r"""url\((?P<quote>["']?)(?P<path>[^"':#)]+)(?P=quote)\)""")
-SCRIPT = r"\s*<script[^>]*\b{}[^>]*></script>"
-SYNC = "documentation_options.js"  # the inline scripts after it need it
-SEARCH = r"(?:searchtools|language_data|searchindex)\.js"
 
 
-def lighten(outdir: Path) -> None:
-    """Make all pages of a built book lighter, in place.
+def use_templates(app, config):
+    """Let our templates come before the theme's."""
+    config.templates_path.insert(0, str(ROOT / "book" / "_templates"))
 
-    After a change Sphinx writes some pages anew and leaves others as they are here: those
-    link the bundle already, and the bundle's first line says what is in it.
+
+def link_the_bundle(app, pagename, templatename, context, doctree):
+    """Take out the style sheets that all pages share and link the bundle in their place.
+
+    Thebe's is left out: it is unused, and its script names a CDN. This runs before a page adds
+    sheets of its own. The list is Sphinx's, which it restores for
+    each page, so it is emptied in place: a page's own sheets are added to the same list.
     """
-    pages = {p: p.read_text("utf8") for p in sorted(outdir.rglob("*.html"))}
-    pages = {p: text for p, text in pages.items() if "</head>" in text}
-    sheets = {p: list(linked(p, text)) for p, text in pages.items()}
-    bundle = outdir / "_static" / BUNDLE
-    if any(bundle in found for found in sheets.values()):
-        names = bundle.read_text("utf8").partition("*/")[0].removeprefix("/*").split()
-        joined = [bundle.parent / name for name in names]
-    else:
-        joined = shared(sheets)
-    mark = write(bundle, joined) if joined else ""
-    for path, text in pages.items():
-        if mark and (bundle in sheets[path] or set(joined) <= set(sheets[path])):
-            text = with_bundle(path, text, {bundle, *joined}, bundle, mark)
-        path.write_text(lighter(text, search=path.name == "search.html"), "utf8")
+    shared = [sheet for sheet in context["css_files"] if not is_of(sheet, "thebe")]
+    shared.sort(key=attrgetter("priority"))
+    app.builder.bundled = THEME_SHEETS + [str(sheet.filename) for sheet in shared]
+    context["css_files"][:] = []
+    context["bundle"], context["bundle_version"] = BUNDLE, version_of_styles(app)
 
 
-def linked(page: Path, text: str):
-    """The style sheets of a page, as paths, in order."""
-    for link in LINK.finditer(text.partition("</head>")[0]):
-        sheet = (page.parent / link["href"]).resolve()
-        if (
-            sheet.is_file()
-        ):  # Sphinx's single page is one folder lower than its links say
-            yield sheet
+def version_of_styles(app) -> str:
+    """What makes the bundle's address a new one for the browser when the styles change.
+
+    The bundle itself is written after the pages, since some extensions bring their style sheets
+    at the very end. It changes with the book's own sheets and with the extensions' versions.
+    """
+    sheets = sorted((ROOT / "book" / "_static").glob("*.css"))
+    own = [sheet.read_text("utf8") for sheet in sheets]
+    extensions = sorted((name, one.version) for name, one in app.extensions.items())
+    return f"{zlib.crc32(repr((own, extensions)).encode()):08x}"
 
 
-def shared(sheets: dict[Path, list[Path]]) -> list[Path]:
-    """Those that every page links, in their order."""
-    everywhere = set.intersection(*map(set, sheets.values())) if sheets else set()
-    return [s for s in next(iter(sheets.values()), []) if s in everywhere]
+def defer_scripts(app, pagename, templatename, context, doctree):
+    """Let scripts wait for the text, and MathJax, the longest, for the others.
+
+    Sphinx loads MathJax on the first page as well, since the pages below it have formulas.
+    """
+    math = [s for s in context["script_files"] if is_of(s, "mathjax")]
+    others = [s for s in context["script_files"] if not is_of(s, "mathjax", "thebe")]
+    with_formulas = doctree is not None and any(doctree.findall(is_formula))
+    context["script_files"] = [deferred(script) for script in others]
+    context["last_scripts"] = [deferred(s) for s in math] if with_formulas else []
 
 
-def write(bundle: Path, sheets: list[Path]) -> str:
-    """Join the sheets; return what makes the address a new one when they change."""
-    names = " ".join(Path(*up_to(s, bundle.parent)).as_posix() for s in sheets)
-    parts = [f"/* {names} */", *(inlined(s, bundle.parent) for s in sheets)]
-    text = "\n".join(parts)
-    bundle.write_text(text, "utf8")
-    return "?v=" + hashlib.sha256(text.encode()).hexdigest()[:8]
+def is_formula(node) -> bool:
+    """Whether a piece of a page is for MathJax to draw."""
+    return isinstance(node, nodes.math | nodes.math_block)
+
+
+def deferred(script):
+    """The same script, run when the page has been read; those inside a page stay as they are."""
+    at_once = not script.filename or script.filename == NOT_DEFERRED
+    if at_once or {"defer", "async"} & script.attributes.keys():
+        return script
+    attributes = script.attributes | {"defer": "defer"}
+    return type(script)(script.filename, priority=script.priority, **attributes)
+
+
+def is_of(file, *names: str) -> bool:
+    """Whether a script or style sheet is of one of these programs, by its address or its text."""
+    text = f"{file.filename}{file.attributes.get('body', '')}".lower()
+    return any(name in text for name in names)
+
+
+def load_pictures_late(app, doctree, docname):
+    """Fetch pictures after the first when the reader comes near."""
+    for picture in list(doctree.findall(nodes.image))[1:]:
+        picture["loading"] = "lazy"
+
+
+def visit_citation(self, node):
+    """Write a work of the bibliography as an item of a list.
+
+    docutils gives it the role doc-biblioentry, which ARIA deprecates and axe reports.
+    """
+    type(self).visit_citation(self, node)
+    old, new = 'role="doc-biblioentry"', 'role="listitem"'
+    self.body[-1] = self.body[-1].replace(old, new)
+
+
+def depart_citation(self, node):
+    """Close it as docutils does."""
+    type(self).depart_citation(self, node)
+
+
+def write_bundle(app, exception):
+    """Join the style sheets, once the last extension has brought its own."""
+    names = getattr(app.builder, "bundled", None)  # none where no page was out of date
+    if exception is None and names:
+        folder = Path(app.outdir)
+        bundle = folder / BUNDLE
+        text = joined([folder / name for name in names], bundle.parent)
+        bundle.write_text(text, "utf8")
+
+
+def joined(sheets: list[Path], folder: Path) -> str:
+    """Style sheets as one, with the addresses seen from a folder."""
+    return "\n".join(f"/* {s.name} */\n{inlined(s, folder)}" for s in sheets)
 
 
 def inlined(sheet: Path, folder: Path) -> str:
@@ -72,68 +132,22 @@ def inlined(sheet: Path, folder: Path) -> str:
 
     def moved(url):
         target = (sheet.parent / url["path"]).resolve()
-        if not target.is_file():
+        if not target.is_file():  # a picture inside the sheet itself
             return url[0]
-        return f"url({Path(*up_to(target, folder)).as_posix()})"
+        return f"url({Path(os.path.relpath(target, folder)).as_posix()})"
 
-    text = URL.sub(moved, sheet.read_text("utf8"))
-    return IMPORT.sub(
-        lambda i: inlined((sheet.parent / i["path"]).resolve(), folder), text
-    )
+    def imported(statement):
+        return inlined((sheet.parent / statement["path"]).resolve(), folder)
 
-
-def up_to(target: Path, folder: Path) -> tuple[str, ...]:
-    """The parts of the way from a folder to a file."""
-    while not target.is_relative_to(folder):
-        return ("..", *up_to(target, folder.parent))
-    return target.relative_to(folder).parts
+    return IMPORT.sub(imported, URL.sub(moved, sheet.read_text("utf8")))
 
 
-def with_bundle(page: Path, text: str, sheets: set, bundle: Path, mark: str) -> str:
-    """A page that links the bundle in place of the first of the sheets that are in it."""
-    way = Path(*up_to(bundle, page.parent)).as_posix()
-    links = iter([f'\n    <link rel="stylesheet" href="{way}{mark}" />'])
-
-    def replaced(link):
-        if (page.parent / link["href"]).resolve() not in sheets:
-            return link[0]
-        return next(links, "")
-
-    head, end, body = text.partition("</head>")
-    return LINK.sub(replaced, head) + end + body
-
-
-def lighter(text: str, *, search: bool = False) -> str:
-    """A page without what it does not need at once, or at all.
-
-    Font Awesome's script is 1.5 MB, and the style sheet's font draws the same icons. MathJax goes
-    where no formula is, the search index where nobody searches. Scripts wait for the text, and
-    MathJax, the longest, for the theme's.
-    Pictures after the first are fetched when the reader comes near. And the works of the
-    bibliography get the role of an item of a list; theirs is on its way out.
-    """
-    text = text.replace('role="doc-biblioentry"', 'role="listitem"')
-    text = re.sub(SCRIPT.format(r"fontawesome\.js"), "", text)
-    if 'class="math' not in text:
-        text = re.sub(SCRIPT.format(r"mathjax"), "", text)
-        text = re.sub(r"\s*<script>window\.MathJax = .*?</script>", "", text)
-    if not search:
-        text = re.sub(SCRIPT.format(SEARCH), "", text)
-    text = re.sub(r'\s*<link rel="preload" as="script"[^>]*>', "", text)
-    text = re.sub(rf'<script (?=[^>]*src="(?![^"]*{SYNC}))(?![^>]*\b(?:defer|async|type)\b)',
-                  "<script defer ", text)  # fmt: skip
-    text = last(text, r"mathjax/[^\"]*")
-    head, article, body = text.partition("<article")
-    first, picture, rest = body.partition("<img ")
-    rest = re.sub(r"<img (?!loading)", '<img loading="lazy" ', rest)
-    return head + article + first + picture + rest
-
-
-def last(text: str, name: str) -> str:
-    """A page whose script of that name comes after all others."""
-    script = re.search(SCRIPT.format(name), text)
-    if script is None:
-        return text
-    text = text[: script.start()] + text[script.end() :]
-    head, end, rest = text.rpartition("</body>")
-    return f"{head.rstrip()}{script[0]}\n  {end}{rest}"
+def setup(app):
+    """Connect the above to Sphinx."""
+    app.connect("config-inited", use_templates)
+    app.connect("html-page-context", link_the_bundle, priority=0)
+    app.connect("html-page-context", defer_scripts, priority=900)
+    app.connect("doctree-resolved", load_pictures_late)
+    app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
+    app.connect("build-finished", write_bundle, priority=990)  # after the theme's
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -21,18 +21,18 @@ import zipfile
 from pathlib import Path
 
 import plain
-from provenance import NOTEBOOKS, ROOT
+from provenance import NOTEBOOKS, ROOT, package_files
 
 INSTALL = """# Installs the book's code; run once per session.
 %pip install -q --no-deps "bnutils @ {}"
-%pip install -q "scikit-learn>=1.4" "tqdm>=4.63"
+%pip install -q "cloudpickle>=3.0" "psutil>=5.9" "scikit-learn>=1.4" "tqdm>=4.63"
 """
 REQUIREMENT = re.compile(r"(git\+(https|file)://|https://|file://)[^\s\"';|&$`\\]+")
 README = """The notebooks of "Batch Normalization from First Principles", with their code.
 
 Unpack, and in this folder:
 
-    pip install torch torchvision numpy matplotlib scikit-learn tqdm jupyterlab
+    pip install torch torchvision numpy matplotlib scikit-learn tqdm cloudpickle psutil jupyterlab
     jupyter lab
 
 Chapter 13 also uses onnx, onnxscript and onnxruntime, if they are installed; chapter 16 a C++
@@ -120,7 +120,7 @@ def archive(book: plain.Book, path: Path) -> None:
         "README.txt": README,
         "LICENSE": (ROOT / "LICENSE").read_text("utf8"),
     }
-    for source in sorted((ROOT / "bnutils").rglob("*.py")):
+    for source in package_files():
         files[source.relative_to(ROOT).as_posix()] = source.read_text("utf8")
     with zipfile.ZipFile(path, "w") as target:
         for name, text in files.items():

@@ -140,13 +140,14 @@ def data_in_use() -> str:
     return run.stdout.strip()
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def _options(arguments: list[str]) -> argparse.Namespace:
+    summary = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="execute.py", description=summary)
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all")
     parser.add_argument("--force", action="store_true", help="also those still fresh")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     parser.add_argument("--timeout", type=int, default=300, help="seconds for a cell")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _report(path: Path, timeout: int) -> bool:
@@ -160,9 +161,9 @@ def _report(path: Path, timeout: int) -> bool:
     return True
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Execute what is stale; 0 when every notebook is fresh afterwards."""
-    options = _arguments()
+    options = _options(arguments)
     paths = sorted(options.notebooks or provenance.NOTEBOOKS.glob("*.ipynb"))
     stale = [p for p in paths if options.force or not is_fresh(p)]
     print(f"{len(paths)} notebooks, {len(stale)} to execute", flush=True)
@@ -184,4 +185,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

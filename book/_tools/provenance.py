@@ -1,19 +1,33 @@
 """What a notebook's stored outputs depend on, as one fingerprint.
 
 The fingerprint covers the notebook's own code cells and every module of ``bnutils`` that they
-import, directly or through other modules. ``execute.py`` writes it into the notebook's metadata
-next to the versions that produced the outputs; a test fails when it no longer fits.
+import, directly or through other modules, with the C++ of those modules. ``execute.py`` writes it
+into the notebook's metadata next to the versions that produced the outputs; a test fails when it
+no longer fits.
+
+It is taken of what the code *does*: of its syntax tree, without comments, docstrings, formatting
+and the order of neighbouring imports. To explain code better therefore costs no execution, which
+for all chapters takes most of an hour. Where a cell prints a piece of source text, comments and
+all, the fingerprint does not see a new comment: such cells carry ``nbval-check-output``, so that
+every test run compares what they print.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterable
+from functools import cache
+from itertools import groupby
 from pathlib import Path
+
+from pygments.lexers.c_cpp import CppLexer
+from pygments.token import Comment, String
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 KEY = "bnutils"  # in the notebook's metadata
+CPP_SUFFIXES = {".h", ".hpp", ".cpp"}
 
 
 def code_cells(nb: dict) -> list[str]:
@@ -74,15 +88,129 @@ def modules(nb: dict, chapter: str) -> dict[str, Path]:
     return dict(sorted(done.items()))
 
 
+def cpp_files(used: Iterable[Path]) -> list[Path]:
+    """The C++ that modules compile: all that stands in a folder ``csrc`` beside one of them."""
+    folders = {path.parent / "csrc" for path in used}
+    files = (file for folder in folders for file in folder.glob("*"))
+    return sorted(file for file in files if file.suffix in CPP_SUFFIXES)
+
+
+def package_files() -> list[Path]:
+    """All that the package consists of: its modules and their C++."""
+    files = (ROOT / "bnutils").rglob("*")
+    return sorted(file for file in files if file.suffix in {".py", *CPP_SUFFIXES})
+
+
 def fingerprint(nb: dict, chapter: str) -> str:
-    """SHA-256 over the code cells and the modules they use."""
+    """SHA-256 over what the code cells and the modules they use do."""
+    used = modules(nb, chapter)
+    parts = [python_meaning(source) for source in code_cells(nb)]
+    for name, path in used.items():
+        parts += [name, python_meaning(path.read_text("utf8"), documented=True)]
+    for path in cpp_files(used.values()):
+        parts += [path.name, cpp_meaning(path.read_text("utf8"))]
     digest = hashlib.sha256()
-    for source in code_cells(nb):
-        digest.update(source.encode() + b"\0")
-    for name, path in modules(nb, chapter).items():
-        text = path.read_text("utf8").replace("\r\n", "\n")
-        digest.update(name.encode() + b"\0" + text.encode() + b"\0")
+    for part in parts:
+        digest.update(part.encode() + b"\0")
     return digest.hexdigest()
+
+
+@cache  # most chapters use the same modules
+def python_meaning(source: str, *, documented: bool = False) -> str:
+    """The syntax tree of Python code as text, without what changes no output.
+
+    Parameters
+    ----------
+    source : str
+        A module or a cell. IPython's own syntax (``%magic``, ``!command``) is an error; the
+        chapters have none.
+    documented : bool
+        Whether the first string is a docstring, as in a module. In a cell it is not: a string
+        in the last line of a cell is shown.
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            _drop_docstring(node)
+        if isinstance(node, ast.JoinedStr):
+            node.values = [part for part in node.values if not _is_empty_text(part)]
+        for field, value in ast.iter_fields(node):
+            if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
+                setattr(node, field, _with_sorted_imports(value))
+    if documented:
+        _drop_docstring(tree)
+    return _dump(tree)
+
+
+def _drop_docstring(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> None:
+    """Remove the statement that documents a module, class or function."""
+    if ast.get_docstring(node, clean=False) is not None:
+        node.body = node.body[1:] or [ast.Pass()]
+
+
+def _with_sorted_imports(statements: list[ast.stmt]) -> list[ast.stmt]:
+    """Put imports that follow each other in one order, one name a statement.
+
+    ruff sorts and joins them anew when one is added, which changes nothing that is printed.
+    """
+    result: list[ast.stmt] = []
+    for are_imports, group in groupby(statements, _is_import):
+        if are_imports:
+            single = (one for statement in group for one in _single_imports(statement))
+            result += sorted(single, key=_dump)
+        else:
+            result += group
+    return result
+
+
+def _is_import(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Import | ast.ImportFrom)
+
+
+def _single_imports(statement: ast.Import | ast.ImportFrom) -> list[ast.stmt]:
+    """Split ``from a import b, c`` into a statement for each name."""
+    if isinstance(statement, ast.Import):
+        return [ast.Import([name]) for name in statement.names]
+    module, level = statement.module, statement.level
+    return [ast.ImportFrom(module, [name], level) for name in statement.names]
+
+
+def _dump(value: object) -> str:
+    """``ast.dump`` in a form that all Pythons share.
+
+    ast.dump itself will not do: newer Pythons have new fields, empty in older code, and leave
+    out empty ones. Here none is shown.
+    """
+    if isinstance(value, ast.AST):
+        fields = (
+            (name, field) for name, field in ast.iter_fields(value) if name != "kind"
+        )
+        shown = (f"{n}={_dump(v)}" for n, v in fields if v is not None and v != [])
+        return f"{type(value).__name__}({', '.join(shown)})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_dump, value))}]"
+    return repr(value)
+
+
+def _is_empty_text(node: ast.expr) -> bool:
+    """Whether a part of an f-string is empty: Python 3.12 ends some of them so."""
+    return isinstance(node, ast.Constant) and node.value == ""
+
+
+@cache
+def cpp_meaning(source: str) -> str:
+    """C++ without comments, and without whitespace except in strings."""
+    kept = []
+    for kind, text in CppLexer().get_tokens(source):
+        if kind in String:
+            kept.append(text)
+        elif (
+            kind not in Comment
+            or kind in Comment.Preproc
+            or kind in Comment.PreprocFile
+        ):
+            kept.append("".join(text.split()))
+    return "".join(kept)
 
 
 def uses_data(nb: dict, chapter: str) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import zipfile
 
 import colab
@@ -15,10 +13,9 @@ import plain
 import pytest
 from execute import KERNEL_ENVIRONMENT
 from nbclient import NotebookClient
-from provenance import NOTEBOOKS, ROOT
+from provenance import NOTEBOOKS, ROOT, package_files
 
 BOOK = colab.load()
-TOOL = ROOT / "book" / "_tools" / "colab.py"
 ADDRESS = "git+https://example.org/ada/book@v1"
 each = pytest.mark.parametrize("name", sorted(BOOK.chapters))
 MYST = {
@@ -36,11 +33,6 @@ def cells(name: str, kind: str, install: str = "") -> list[dict]:
     return [
         c | {"source": "".join(c["source"])} for c in found if c["cell_type"] == kind
     ]
-
-
-def run_tool(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(TOOL), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @each
@@ -128,35 +120,37 @@ def test_archive_is_the_same_each_time_and_holds_all(tmp_path):
     colab.archive(BOOK, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     names = zipfile.ZipFile(tmp_path / "a.zip").namelist()
-    assert all(n.startswith("batch-norm-book/") for n in names)
-    assert {f"batch-norm-book/{p.name}" for p in NOTEBOOKS.glob("*.ipynb")} <= set(
-        names
-    )
-    assert "batch-norm-book/bnutils/norm.py" in names
+    package = {p.relative_to(ROOT).as_posix() for p in package_files()}
+    wanted = package | {p.name for p in NOTEBOOKS.glob("*.ipynb")}
+    assert {f"batch-norm-book/{name}" for name in wanted} <= set(names)
+    assert all(name.startswith("batch-norm-book/") for name in names)
 
 
-def test_archive_runs_in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("PYTHONPATH", raising=False)
+IMPORT_ALL = """import importlib, pkgutil
+import bnutils
+for found in pkgutil.walk_packages(bnutils.__path__, "bnutils."):
+    importlib.import_module(found.name)
+print(bnutils.__file__)"""
+
+
+def test_archive_runs_in_an_empty_folder(tmp_path):
     colab.archive(BOOK, tmp_path / "a.zip")
     zipfile.ZipFile(tmp_path / "a.zip").extractall(tmp_path)
     folder = tmp_path / "batch-norm-book"
     nb = nbformat.read(folder / "02_forward.ipynb", as_version=4)
-    nb["cells"].append(
-        nbformat.v4.new_code_cell("import bnutils; print(bnutils.__file__)")
-    )
+    code = [cell for cell in nb["cells"] if cell["cell_type"] == "code"]
+    nb["cells"] = [*code[:3], nbformat.v4.new_code_cell(IMPORT_ALL)]
+    environment = os.environ | KERNEL_ENVIRONMENT
+    del environment["PYTHONPATH"]
     where = {"metadata": {"path": str(folder)}}
-    environment = {
-        k: v for k, v in (os.environ | KERNEL_ENVIRONMENT).items() if k != "PYTHONPATH"
-    }
-    NotebookClient(nb, timeout=120, kernel_name="python3", resources=where).execute(
-        env=environment
-    )
+    client = NotebookClient(nb, timeout=120, kernel_name="python3", resources=where)
+    client.execute(env=environment)
     assert str(folder) in nb["cells"][-1]["outputs"][0]["text"]
 
 
-def test_command_writes_all_notebooks_or_none(tmp_path):
+def test_command_writes_all_notebooks(tmp_path):
     out = tmp_path / "new"
-    assert run_tool("--out", str(out), "--install", ADDRESS).returncode == 0
+    assert colab.main(["--out", str(out), "--install", ADDRESS]) == 0
     written = sorted(p.name for p in out.iterdir())
     assert written == sorted(p.name for p in NOTEBOOKS.glob("*.ipynb"))
     first = json.loads((out / written[0]).read_text("utf8"))["cells"][0]
@@ -172,12 +166,15 @@ def test_command_writes_all_notebooks_or_none(tmp_path):
         (("--out", "{new}", "--install", "https://a.org/$(x)"), "not an address"),
     ],
 )
-def test_mistakes_on_the_command_line_write_nothing(tmp_path, arguments, message):
+def test_mistakes_on_the_command_line_write_nothing(
+    tmp_path, capsys, arguments, message
+):
     full, new = tmp_path / "full", tmp_path / "new"
     full.mkdir()
     (full / "mine.txt").write_text("keep")
-    done = run_tool(*[a.format(full=full, new=new) for a in arguments])
-    assert done.returncode == 2
-    assert message in done.stderr
+    with pytest.raises(SystemExit) as stop:
+        colab.main([a.format(full=full, new=new) for a in arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
     assert not new.exists()
     assert [p.name for p in full.iterdir()] == ["mine.txt"]

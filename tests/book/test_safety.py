@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -28,29 +29,33 @@ CODE = {"__import__", "compile", "eval", "exec", "runpy"}
 SHELL = {"commands", "pty", "popen", "system"}
 # What stands above is needed here, and harmless, for this reason.
 ALLOWED = {
-    (
-        "bnutils/sync/remote.py",
-        "exec",
-    ): "the text of the caller's function, in its process",
-    ("bnutils/sync/remote.py", "compile"): "the same, for the lines of a traceback",
+    ("bnutils/sync/processes.py", "cloudpickle"): "the caller's function, on its way",
+    ("bnutils/sync/processes.py", "pickle"): "what that function returned",
+    ("bnutils/sync/processes.py", "pickle.loads"): "the same",
+    ("bnutils/sync/processes.py", "runpy"): "the module that the caller named",
+    ("bnutils/sync/worker.py", "cloudpickle"): "what the caller's function returned",
+    ("bnutils/sync/worker.py", "pickle"): "the caller's function, where it arrives",
+    ("bnutils/sync/worker.py", "pickle.loads"): "the same",
 }
 # Other programs are started here, without a shell: a list of words, none from data.
 PROGRAMS = {
     "benchmarks/book.py": "make's commands, timed",
-    "bnutils/sync/launcher.py": "torchrun, and ps on macOS",
+    "bnutils/sync/processes.py": "Python, for each process",
     "book/_ext/bookext.py": "git, for the address of the repository",
     "book/_tools/execute.py": "Python, for the name of the data set",
     "book/_tools/pdf.py": "jupyter-book",
 }
 
 
-def source(path: Path) -> str:
+@cache
+def tree(path: Path) -> ast.Module:
     """The code of a module, or of a notebook's cells."""
-    if path.suffix == ".py":
-        return path.read_text("utf8")
-    cells = json.loads(path.read_text("utf8"))["cells"]
-    code = ("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    return "\n".join(code)
+    text = path.read_text("utf8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        code = ("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        text = "\n".join(code)
+    return ast.parse(text)
 
 
 def keyword(call: ast.Call, name: str) -> object:
@@ -66,10 +71,10 @@ def imported(node: ast.AST) -> set[str]:
     return names | {(getattr(node, "module", "") or "").partition(".")[0]}
 
 
-def dangers(code: str) -> set[str]:
-    """Names of what a text uses that could run code or commands made from data."""
+def dangers(code: ast.Module) -> set[str]:
+    """Names of what code uses that could run code or commands made from data."""
     found = set()
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(code):
         found |= imported(node) & (UNPICKLING | SHELL | {"runpy"})
         if {"torch", "load"} <= imported(node):
             found.add("load from torch")
@@ -96,14 +101,14 @@ def dangers(code: str) -> set[str]:
 @each
 def test_nothing_runs_code_or_commands_made_from_data(path):
     file = path.relative_to(ROOT).as_posix()
-    assert dangers(source(path)) == {name for f, name in ALLOWED if f == file}
+    assert dangers(tree(path)) == {name for f, name in ALLOWED if f == file}
 
 
 @each
 def test_other_programs_are_started_in_few_places_and_without_a_shell(path):
     calls = [
         node
-        for node in ast.walk(ast.parse(source(path)))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Call)
         and re.match(r"subprocess\.|asyncio\.create_sub", ast.unparse(node.func))
     ]
@@ -132,21 +137,21 @@ def test_other_programs_are_started_in_few_places_and_without_a_shell(path):
     ],
 )
 def test_each_danger_is_found(code):
-    assert dangers(code)
+    assert dangers(ast.parse(code))
 
 
 @pytest.mark.parametrize(
     "code", ["model.eval()", "torch.load('x', weights_only=True)", "data.load()"]
 )
 def test_the_harmless_is_not_taken_for_a_danger(code):
-    assert not dangers(code)
+    assert not dangers(ast.parse(code))
 
 
 def test_tests_say_how_they_load():
     calls = [
         (path.name, node.lineno)
         for path in (ROOT / "tests").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf8")))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) == "torch.load"
         and not any(k.arg in {"weights_only", None} for k in node.keywords)

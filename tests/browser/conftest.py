@@ -2,45 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import threading
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
+from built import READY, served
 
-api = pytest.importorskip("playwright.sync_api")
-
-HTML = Path(os.environ.get("BOOK_HTML", "_build/html")).resolve()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-READY = """async () => {
-  await document.fonts.ready;
-  if (window.MathJax) await MathJax.startup.promise;
-}"""
-
-
-def pages() -> list[str]:
-    """Every page of the built book, relative to its root."""
-    folders = (sorted((HTML / d).glob("*.html")) for d in ("book", "notebooks"))
-    return [p.relative_to(HTML).as_posix() for folder in folders for p in folder]
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@contextmanager
-def served(handler=Quiet):
-    """Serve the built book for a while; its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=HTML))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +19,8 @@ def site():
 
 @pytest.fixture(scope="session")
 def browser():
+    """One browser for a worker. Where Playwright is not installed, what needs it is skipped."""
+    api = pytest.importorskip("playwright.sync_api")
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     assert found, f"no browser: install one of {', '.join(BROWSERS)}"
     with api.sync_playwright() as p:
@@ -69,7 +39,6 @@ def visit(browser):
         size = {"width": width, "height": 900}
         context = browser.new_context(viewport=size, color_scheme=mode)
         contexts.append(context)
-        context.add_init_script(f"localStorage.mode = localStorage.theme = '{mode}'")
         page, trouble = context.new_page(), []
         here = "file:" if url.startswith("file:") else urljoin(url, "/")
 

@@ -20,7 +20,7 @@ from functools import cache
 from html.parser import HTMLParser
 
 import pytest
-from conftest import HTML, READY, Quiet, pages, served
+from built import HTML, READY, Quiet, pages, served
 
 OTHERS = [n for n in ("genindex.html", "search.html") if (HTML / n).exists()]
 NAMES = pages() + OTHERS

@@ -1,4 +1,4 @@
-"""Every built page in a headless Chromium: at three widths, in light and in dark.
+"""Every built page in a headless Chromium: at three widths, in light and in dark, under axe.
 
 BOOK_HTML=_build/html pytest tests/browser
 """
@@ -6,11 +6,18 @@ BOOK_HTML=_build/html pytest tests/browser
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
-from conftest import HTML, pages
+from built import HTML, pages
 
+axe = pytest.importorskip("axe_playwright_python")
+AXE = (Path(axe.__file__).parent / "axe.min.js").read_text("utf8")
 NAMES = pages()
+# What axe finds and may stay: the theme's, on every page; nothing of ours.
+KNOWN = {
+    "region": "the title above the sidebar is outside of the theme's landmarks",
+}
 WIDTHS = (390, 800, 1400)
 
 RAW_MATH = r"""() => {
@@ -32,22 +39,50 @@ def unrendered(page):
     return errors + empty + page.evaluate(RAW_MATH)
 
 
-def test_the_book_is_built():
+def violations(page):
+    """What axe finds on a page as it is shown now."""
+    page.evaluate(f"() => {{ if (!window.axe) {{ {AXE} }} }}")
+    found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}"
+        for v in found["violations"]
+        if v["id"] not in KNOWN
+    ]
+
+
+def test_the_book_is_built(browser):
     assert NAMES, f"no pages in {HTML}: run `make book` first"
 
 
-@pytest.mark.parametrize("mode", ["light", "dark"])
 @pytest.mark.parametrize("name", [*NAMES, "genindex.html"])
-def test_page(visit, site, name, mode):
-    page, trouble = visit(site + name, mode)
-    assert trouble == []
-    assert page.locator("html").get_attribute("data-theme") == mode
+def test_page(visit, site, name):
+    """One visit for all that a page promises: opening it, with its formulas, takes longest."""
+    page, trouble = visit(site + name, "light")
+    assert page.locator("html").get_attribute("data-theme") == "light"
     assert unrendered(page) == []
     assert page.evaluate(NO_ALT) == [], "pictures without a text in their place"
     assert page.evaluate(FOLDED), "a hint or a solution is open"
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate(OVERFLOW) <= 0, f"scrolls sideways at {width} px"
+    assert violations(page) == []
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_selector("html[data-theme=dark]")
+    page.wait_for_timeout(300)  # colours fade
+    assert violations(page) == []
+    assert trouble == []
+
+
+def test_page_opens_in_the_dark(visit, site):
+    page, trouble = visit(site + NAMES[0], "dark")
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    assert trouble == []
+
+
+def test_axe_finds_a_picture_without_a_text(visit, site):
+    page, _ = visit(site + NAMES[0])
+    page.evaluate("() => document.querySelector('article').append(new Image())")
+    assert [v.partition(":")[0] for v in violations(page)] == ["image-alt"]
 
 
 @pytest.mark.parametrize("name", NAMES)

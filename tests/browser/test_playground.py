@@ -7,8 +7,10 @@ import re
 
 import playground
 import pytest
-from conftest import HTML, api, pages
+from built import HTML, pages
 from sklearn.datasets import load_digits
+
+api = pytest.importorskip("playwright.sync_api")
 
 PAGE = "book/playground.html"
 FOLDER = "_static/playground"

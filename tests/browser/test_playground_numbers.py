@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import api  # noqa: F401  skips where there is no playwright
 from torch import nn
 
 from bnutils import norm

@@ -1,9 +1,10 @@
 """Random configurations, inputs and call sequences: the book's layers do what PyTorch's does.
 
-`make test` tries FUZZ_EXAMPLES=500 sequences, `make fuzz` 100,000. What is known to differ is in
-tests/test_norm.py and left out here: infinities in the input, zero channels, and empty batches
-whose dtype or number of channels is wrong, which PyTorch lets pass; on the GPU also mixtures of
-dtypes, of which PyTorch takes some there that it refuses on the CPU.
+`make test` tries 150 sequences a layer, the nightly run FUZZ_EXAMPLES (500 unless set) and
+`make fuzz` 100,000. What is known to differ is in test_layer_by_hand.py and test_layer_numbers.py
+and left out here: infinities in the input, zero channels, and empty batches whose dtype or number
+of channels is wrong, which PyTorch lets pass; on the GPU also mixtures of dtypes, of which PyTorch
+takes some there that it refuses on the CPU.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from layers import DEVICES, ZERO_EPS_AS_NOW, as_here, by_default_on, mixed, on_gpu
+from layers import ZERO_EPS_AS_NOW, as_here, mixed, on_gpu
 from torch import nn
 
 from bnutils import fast, norm
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "500"))
+FEW, MANY = 150, int(os.environ.get("FUZZ_EXAMPLES", "500"))
 LAYERS = [norm.BatchNorm1d, fast.TorchBatchNorm1d]
 if not fast.available("kernel"):  # no reason why not
     LAYERS.append(fast.KernelBatchNorm1d)
@@ -234,22 +235,22 @@ def change(layer: nn.Module, step: str, value) -> None:
         setattr(layer, step, value)
 
 
-@pytest.fixture(autouse=True, params=DEVICES)
-def _device(request):
-    with by_default_on(request.param):
-        yield
+def try_sequences(examples: int, **options):
+    """Decorator: so many sequences, the same ones every time unless there are very many."""
+    settled = settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=examples <= 500,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        **options,
+    )
+    drawn = given(options=layers, sequence=st.lists(steps, min_size=1, max_size=12))
+    return lambda test: settled(drawn(test))
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=EXAMPLES <= 500,  # the same examples at every `make test`
-    suppress_health_check=list(HealthCheck),
-    database=None,
-)
-@given(options=layers, sequence=st.lists(steps, min_size=1, max_size=12))
-def test_any_sequence_of_calls_gives_what_pytorch_gives(layer, options, sequence):
+def same_all_along(layer, options: dict, sequence: list) -> None:
+    """Both layers go through the sequence and agree after every step."""
     if options["eps"] == 0 and not ZERO_EPS_AS_NOW:
         options = {**options, "eps": 1e-5}
     pair = layer(**options), nn.BatchNorm1d(**options)
@@ -266,6 +267,19 @@ def test_any_sequence_of_calls_gives_what_pytorch_gives(layer, options, sequence
         same_state(*pair)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+@try_sequences(FEW)
+def test_any_sequence_of_calls_gives_what_pytorch_gives(layer, options, sequence):
+    same_all_along(layer, options, sequence)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("layer", LAYERS)
+@try_sequences(MANY)
+def test_many_sequences_of_calls_give_what_pytorch_gives(layer, options, sequence):
+    same_all_along(layer, options, sequence)
+
+
 def test_fuzzing_finds_a_wrong_layer(monkeypatch):
     """A layer that stores the biased variance does not survive the sequences."""
     right = norm.BatchNorm1d._update_running_stats
@@ -274,5 +288,10 @@ def test_fuzzing_finds_a_wrong_layer(monkeypatch):
         right(self, mean, var * ((m - 1) / max(m, 1)), m)
 
     monkeypatch.setattr(norm.BatchNorm1d, "_update_running_stats", biased)
+    search = try_sequences(FEW, phases=[Phase.generate])  # and no smallest example
     with pytest.raises(AssertionError):
-        test_any_sequence_of_calls_gives_what_pytorch_gives(norm.BatchNorm1d)
+        search(
+            lambda options, sequence: same_all_along(
+                norm.BatchNorm1d, options, sequence
+            )
+        )()

@@ -11,10 +11,9 @@ import warnings
 
 import pytest
 import torch
-from layers import DEVICES, ZERO_EPS_AS_NOW, by_default_on
+from layers import ZERO_EPS_AS_NOW
 from torch import nn
-
-from bnutils import fast, norm
+from twins import each, nightly
 
 pytest.importorskip("expecttest", reason="PyTorch's samples need expecttest")
 
@@ -24,17 +23,6 @@ with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.testing._internal.common_modules import module_db
 
-KERNEL = pytest.mark.skipif(
-    bool(fast.available("kernel")), reason="no compiler for the kernel"
-)
-each = pytest.mark.parametrize(
-    "cls",
-    [
-        norm.BatchNorm1d,
-        fast.TorchBatchNorm1d,
-        pytest.param(fast.KernelBatchNorm1d, marks=KERNEL),
-    ],
-)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 (MODULE,) = (m for m in module_db if m.module_cls is nn.BatchNorm1d)
@@ -45,14 +33,8 @@ ORDER = {  # of the arguments after the input
     "_native_batch_norm_legit": "weight bias mean var training momentum eps",
     "_batch_norm_with_update": "weight bias mean var momentum eps",
 }
-each_op = pytest.mark.parametrize("name", ORDER)
-
-
-@pytest.fixture(autouse=True, params=DEVICES)
-def device(request):
-    torch.manual_seed(0)
-    with by_default_on(request.param):
-        yield request.param
+# The public function in every dtype; those behind it, with the same samples, in float32.
+FUNCTION, *BEHIND = ORDER
 
 
 def options_of(name, sample):
@@ -127,8 +109,20 @@ def results_of_the_function(name, sample, dtype):
 
 
 @each
-@each_dtype
-@each_op
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *[(FUNCTION, dtype) for dtype in DTYPES],
+        *[(name, torch.float32) for name in BEHIND],
+        *[
+            pytest.param(name, dtype, marks=nightly)
+            for name in BEHIND
+            for dtype in DTYPES
+            if dtype is not torch.float32
+        ],
+    ],
+    ids=str,
+)
 def test_samples_of_the_functions(cls, name, dtype, device):
     op, ran, refused = OPS[name], [], []
     for sample in op.sample_inputs(device, dtype, requires_grad=True):
@@ -154,21 +148,27 @@ def test_samples_of_the_functions(cls, name, dtype, device):
 
 
 @each
-@each_op
-def test_derivatives_of_the_samples_by_finite_differences(cls, name, device):
+@pytest.mark.parametrize(
+    ("name", "fast_mode"),
+    [(FUNCTION, True), *[pytest.param(name, False, marks=nightly) for name in ORDER]],
+)
+def test_derivatives_of_the_samples_by_finite_differences(cls, name, fast_mode, device):
     ran = 0
     for sample in OPS[name].sample_inputs(device, torch.float64, requires_grad=True):
         x, options = sample.input.detach(), options_of(name, sample)
         if x.dim() < 2:
             continue
         layer = layer_of(cls, options, x.size(1), torch.float64)
-        check_by_differences(layer, x.flatten(2) if x.dim() > 3 else x)
+        check_by_differences(layer, x.flatten(2) if x.dim() > 3 else x, fast_mode)
         ran += 1
     assert ran >= 9
 
 
-def check_by_differences(layer, x):
-    """Gradcheck and gradgradcheck in the input and the parameters."""
+def check_by_differences(layer, x, fast_mode):
+    """Gradcheck and gradgradcheck in the input and the parameters.
+
+    The fast mode looks along one random direction instead of along every axis.
+    """
     names = [n for n, _ in layer.named_parameters()]
 
     def call(x, *values):
@@ -176,8 +176,8 @@ def check_by_differences(layer, x):
         return torch.func.functional_call(one, dict(zip(names, values)), (x,))
 
     inputs = [v.detach().clone().requires_grad_() for v in (x, *layer.parameters())]
-    assert torch.autograd.gradcheck(call, inputs)
-    assert torch.autograd.gradgradcheck(call, inputs)
+    assert torch.autograd.gradcheck(call, inputs, fast_mode=fast_mode)
+    assert torch.autograd.gradgradcheck(call, inputs, fast_mode=fast_mode)
 
 
 def test_no_function_of_batch_norm_is_forgotten():
@@ -217,14 +217,15 @@ def test_samples_of_the_module(cls, dtype, training, device):
 
 @each
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fast_mode", [True, pytest.param(False, marks=nightly)])
 def test_derivatives_of_the_modules_samples_by_finite_differences(
-    cls, training, device
+    cls, fast_mode, training, device
 ):
     for sample in module_samples(device, torch.float64, training):
         made, (x,) = sample.constructor_input, sample.forward_input.args
         if x.numel():
             layer = cls(*made.args, dtype=torch.float64, **made.kwargs)
-            check_by_differences(layer.train(training), x.detach())
+            check_by_differences(layer.train(training), x.detach(), fast_mode)
 
 
 @each
