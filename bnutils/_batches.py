@@ -270,16 +270,25 @@ def mixed(a: object, b: object) -> tuple[object, object]:
 
 def _joined(a: object, b: object) -> object:
     """One batch of two that have the same form."""
-    if isinstance(a, Tensor):
-        return torch.cat([a, b]) if a.dim() else a
-    if isinstance(a, list) and len(a) == len(b) == size_of(a) > 1 and _are_images(a):
-        return [*a, *b]
-    if (named := _fields(a)) is not None and not isinstance(a, tuple):
-        parts = iter([_joined(v, _fields(b)[k]) for k, v in named.items()])
-        return _rebuilt(a, lambda _: next(parts))
-    if isinstance(a, tuple | list):
-        if len(a) == len(b) and a and not any(True for _ in tensors_in(a[0])):
-            return a
-        parts = iter([_joined(x, y) for x, y in zip(a, b, strict=True)])
-        return _rebuilt(a, lambda _: next(parts))
-    return a
+    sizes = size_of(a), size_of(b)
+
+    def join(x: object, y: object) -> object:
+        if isinstance(x, Tensor):
+            return torch.cat([x, y]) if x.dim() and len(x) == sizes[0] else x
+        if isinstance(x, list) and _one_each(x, sizes[0]):
+            return [*x, *y]
+        if (named := _fields(x)) is not None and not isinstance(x, tuple):
+            parts = iter([join(v, _fields(y)[k]) for k, v in named.items()])
+            return _rebuilt(x, lambda _: next(parts))
+        if isinstance(x, tuple | list):
+            parts = iter([join(v, w) for v, w in zip(x, y, strict=True)])
+            return _rebuilt(x, lambda _: next(parts))
+        return x
+
+    return join(a, b)
+
+
+def _one_each(values: list, size: int) -> bool:
+    """Whether a list holds something for each example, rather than columns of a batch."""
+    columns = all(isinstance(v, Tensor) and v.dim() and len(v) == size for v in values)
+    return len(values) == size > 0 and (_are_images(values) or not columns)

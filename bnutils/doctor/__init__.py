@@ -100,9 +100,9 @@ def examine(
     _require(model, optimizer)
     prefix, inner = unwrap(model)
     with random_states_kept(loader):
-        batches = None if loader is None else take(loader, device_of(inner))
+        batches = None if loader is None else take(loader, device_of(inner), call)
         case = Case(inner, batches, optimizer, call)
-        results, checked = _checked(case)
+        results, checked = _checked(case, prefix)
     findings = [
         Finding.of(code, found, prefix + path)
         for code, path, found in _explained(results)
@@ -118,7 +118,7 @@ def examine(
     )
 
 
-def _checked(case: Case) -> tuple[list[tuple[str, str, Found]], dict]:
+def _checked(case: Case, prefix: str) -> tuple[list[tuple[str, str, Found]], dict]:
     """Ask every check about every batch norm.
 
     Returns what was found (code, path, what), and for each code what became of it at
@@ -129,19 +129,20 @@ def _checked(case: Case) -> tuple[list[tuple[str, str, Found]], dict]:
         places = [("", None)] if code.whole else case.norms.items()
         checked[name] = {}
         for path, norm in places:
+            place = "" if code.whole else (prefix + path).rstrip(".")
             try:
                 found = code.check(case) if code.whole else code.check(case, path, norm)
             except NotApplicable as reason:
-                checked[name][path] = f"not applicable: {reason}"
+                checked[name][place] = f"not applicable: {reason}"
             except CouldNot as reason:
-                checked[name][path] = f"could not: {reason}"
+                checked[name][place] = f"could not: {reason}"
             except Exception as error:  # a fault of the check is none of the model
-                checked[name][path] = f"could not: the check failed ({short(error)})"
+                checked[name][place] = f"could not: the check failed ({short(error)})"
                 case.notes.append(
-                    f"{name} at '{path}': the check failed ({short(error)})"
+                    f"{name} at '{place}': the check failed ({short(error)})"
                 )
             else:
-                checked[name][path] = "fine" if found is None else "found"
+                checked[name][place] = "fine" if found is None else "found"
                 if found is not None:
                     where = path if found.path is None else found.path
                     results.append((name, where, found))

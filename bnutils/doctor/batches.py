@@ -44,7 +44,7 @@ class Batches:
 
     @property
     def size(self) -> int:
-        """Of most batches."""
+        """Of most batches; 0 if it is not known."""
         return _usual(self.sizes)
 
     @property
@@ -58,7 +58,7 @@ class Batches:
         return len(self.sizes) if self.complete else None
 
 
-def take(loader: object, device: torch.device) -> Batches:
+def take(loader: object, device: torch.device, call: object = None) -> Batches:
     """Choose some batches, spread over the data where that is possible.
 
     Raises
@@ -84,15 +84,18 @@ def take(loader: object, device: torch.device) -> Batches:
         )
     if not raw and not sizes:
         raise ValueError("the loader gave no batch: the doctor needs at least one")
-    return _usable(Batches(raw, sizes, complete), device)
+    return _usable(Batches(raw, sizes, complete), device, call)
 
 
-def _usable(batches: Batches, device: torch.device) -> Batches:
+def _usable(batches: Batches, device: torch.device, call: object) -> Batches:
     """Leave out, and note, batches that cannot be run or would spoil the statistics."""
     kept, problems = [], Counter()
     for i, batch in enumerate(batches.items):
         size = size_of(batch)
-        if next(tensors_in(batch), None) is None:
+        if next(tensors_in(batch), None) is None and call is not None:
+            # What is inside is the business of `call`; many such objects can be moved.
+            kept.append(batch.to(device) if hasattr(batch, "to") else batch)
+        elif next(tensors_in(batch), None) is None:
             problems[f"{type(batch).__name__} without a tensor"] += 1
         elif size == 0:
             problems["no rows"] += 1
@@ -127,7 +130,7 @@ def _usual(sizes: list[int]) -> int:
 
 def _enough(size: int) -> int:
     """How many batches of a size are taken."""
-    return min(max(_BATCHES, -(-_IMAGES // max(size, 1))), _MOST)
+    return min(max(_BATCHES, -(-_IMAGES // size)), _MOST) if size else _BATCHES
 
 
 def _spread(sizes: list[int]) -> list[int]:

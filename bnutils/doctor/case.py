@@ -167,6 +167,10 @@ class Case:
             return self.as_training.seen[path].calls
         return self.graph.calls.get(path, 0)
 
+    def tried(self) -> str:
+        """What recalibrating did to the outputs of a copy, for a remedy; may be empty."""
+        return "" if self.comparison is None else self.comparison.tried()
+
     def useless_bias(self, path: str) -> str:
         """Path of the layer whose bias a batch norm takes out; raises if there is none."""
         if path not in self._biased:

@@ -63,6 +63,18 @@ class Comparison:
         noise = found.get("other batches", 0.0)
         return found["evaluation"] - noise, max(found["recalibrated"] - noise, 0.0)
 
+    def tried(self) -> str:
+        """What recalibrating did to the outputs of a copy, if it helped; in brackets."""
+        kind = self.labels or self.distance
+        before, after = kind["evaluation"], kind["recalibrated"]
+        if after > before / 2 or before < 0.01:
+            return ""
+        what = "of the labels differ" if self.labels else "difference of outputs"
+        return (
+            f" (recalibrated on a copy: {after:.1%} {what} from training mode, not "
+            f"{before:.1%})"
+        )
+
     def sentence(self) -> str:
         """The comparison in words, in the model's own terms."""
         if self.labels:

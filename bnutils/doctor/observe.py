@@ -126,7 +126,9 @@ def output_of(copy: nn.Module, batch: object, call=None, watch=None) -> Tensor |
     out = feed(copy, clone(batch), call)  # some models write into their input
     if watch is not None:
         watch.end_of_batch()
-    y = main_output(out, size_of(batch))
+    first = next((y for y in tensors_in(out) if y.dim()), None)
+    size = size_of(batch) or (0 if first is None else len(first))
+    y = main_output(out, size) if size else None
     if y is None:
         return None
     y = y.detach().float()
@@ -203,7 +205,7 @@ class _Watch:
             one.dropout = self.dropout or one.dropout
             if not one.shape:
                 one.shape = tuple(x.shape)
-                one.per_image = x.numel() / max(x.size(1), 1) / self.batch
+                one.per_image = x.numel() / max(x.size(1), 1) / (self.batch or len(x))
                 one.maker = self.made.get(id(original), (None,))[0]
                 one.axis = self._axis(original)
                 if x.dim() == 3 and min(x.shape[1:]) > 1:  # a variance needs two

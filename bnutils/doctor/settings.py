@@ -113,14 +113,21 @@ def never_updated(case, path, norm):
         text = f"a {type(norm).__name__} that never updates: {end}"
         remedy = "load its statistics, or use batch norm where you train from scratch"
         return Found(text, 0, remedy=remedy)
+    usual = f"recalibrate: deploy.recalibrate or swa_utils.update_bn{case.tried()}"
     if case.steps:
-        return Found(f"{start} after {case.steps} optimiser steps: {end}", 0)
+        text = f"{start} after {case.steps} optimiser steps: {end}"
+        return Found(text, 0, remedy=usual)
+    lost = (
+        "load the checkpoint strictly: its batch norms were fused or have other names; or "
+        f"recalibrate{case.tried()}"
+    )
     if not case.fresh and not (blank and case.model.training):
         loaded = "; weight and bias are new as well: loaded in part?" if blank else ""
-        return Found(f"{start} in a trained model: {end}{loaded}", 0)
+        text = f"{start} in a trained model: {end}{loaded}"
+        return Found(text, 0, remedy=lost if blank else usual)
     if case.fresh and not case.model.training and (why := _trained_weights(case.model)):
         text = f"{start}, but the weights seem to be trained ({why}): {end}"
-        return Found(text, 0, severity="warning")
+        return Found(text, 0, severity="warning", remedy=lost)
     if case.fresh:
         raise NotApplicable("the model is fresh: no batch norm was trained")
     raise NotApplicable("it is new: its training has not begun")

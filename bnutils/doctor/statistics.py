@@ -71,7 +71,7 @@ def stale_statistics(case, path, norm):
     text, value = evidence
     text += _unfinished(norm, case.habit(path))
     cause, remedy = _cause(case, path, norm, one)
-    remedy = f"{cause}: {remedy}{_tried(case)}"
+    remedy = f"{cause}: {remedy}{case.tried()}"
     return Found(text, value, severity=_weight(case), remedy=remedy)
 
 
@@ -81,18 +81,6 @@ def _weight(case) -> str | None:
     if found is None or found.distance["evaluation"] > 0.05:
         return None
     return None if found.labels.get("evaluation", 0) > 0.01 else "note"
-
-
-def _tried(case) -> str:
-    """What recalibrating did to the outputs of a copy."""
-    if case.comparison is None:
-        return ""
-    kind = case.comparison.labels or case.comparison.distance
-    before, after = kind["evaluation"], kind["recalibrated"]
-    if after > before / 2 or before < 0.01:
-        return ""
-    what = "of the labels differ" if case.comparison.labels else "difference of outputs"
-    return f" (recalibrated on a copy: {after:.1%} {what} from training mode, not {before:.1%})"
 
 
 def _distance(
@@ -297,6 +285,8 @@ def tiny_batch(case, path, norm):
     one = case.received(path)
     if not norm.training or not case.habit(path).updates:
         raise NotApplicable("its statistics do not move")
+    if not case.batches.size:
+        raise CouldNot("the size of a batch is not known")
     m = round(case.batches.size * one.per_image)
     noise = (memory(case.habit(path), seen_batches(norm)) / m) ** 0.5
     averages = case.habit(path).momentum not in (None, 1)
@@ -426,7 +416,7 @@ def evaluation_differs(case):
     excess, left = found.excess()
     remedy = None
     if left < excess / 2:
-        remedy = f"recalibrate on training data: deploy.recalibrate{_tried(case)}"
+        remedy = f"recalibrate on training data: deploy.recalibrate{found.tried()}"
     else:
         remedy = (
             "recalibrating on a copy did not help: examples need the company of their "

@@ -8,6 +8,7 @@ from patients import Called
 from torch import nn
 
 from bnutils import doctor
+from bnutils.doctor.compare import Comparison
 
 
 def standard(n=512, channels=16, batches=8):
@@ -201,3 +202,26 @@ def test_the_report_shows_the_comparison_in_words():
     assert f"recalibrated {found.labels['recalibrated']:.1%}, other batches" in words
     assert f"accuracy {found.accuracy['training']:.1%} (training)" in words
     assert "modes: evaluation changes" in report._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.4, 0.1, True),
+        (0.4, 0.2, True),
+        (0.4, 0.21, False),  # it did not help
+        (0.011, 0.0, True),
+        (0.009, 0.0, False),  # there was nothing to help
+    ],
+)
+def test_what_recalibrating_did_is_said_where_it_helped(before, after, said):
+    found = {"evaluation": before, "recalibrated": after}
+    words = Comparison(distance=found).tried()
+    assert bool(words) is said
+    if said:
+        assert words == (
+            f" (recalibrated on a copy: {after:.1%} difference of outputs from training "
+            f"mode, not {before:.1%})"
+        )
+        labels = Comparison(distance={}, labels=found).tried()
+        assert f"{after:.1%} of the labels differ" in labels

@@ -47,7 +47,7 @@ def test_trained_convolutional_models_are_healthy(dimensions):
 @pytest.mark.parametrize("bn", [nn.BatchNorm1d, norm.BatchNorm1d])
 @pytest.mark.parametrize("momentum", [0.03, 0.1, 0.3, None])
 def test_trained_models_are_healthy(bn, momentum):
-    model, optimizer = trained(net(bn=bn, momentum=momentum), passes=20)
+    model, optimizer = trained(net(bn=bn, momentum=momentum), passes=12)
     assert codes(model, batches(), optimizer) == []
     assert codes(model.eval(), batches(), optimizer) == []
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from patients import (
+    Called,
     batches,
     loader,
     net,
+    trained,
 )
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -82,6 +86,7 @@ def test_a_class_is_no_model_and_parameters_are_no_optimiser():
 def test_wrapped_models_are_examined_inside():
     report = doctor.examine(nn.DataParallel(net(momentum=0.0)))
     assert [f.path for f in report] == ["module.1"]
+    assert report.checked["momentum-zero"] == {"module.1": "found"}
 
 
 def sized(*sizes):
@@ -224,3 +229,57 @@ def test_wrappers_are_taken_off_one_by_one():
     assert unwrap(wrapped) == ("module._orig_mod.module.", model)
     assert unwrap(model) == ("", model)
     assert [f.path for f in doctor.examine(wrapped)] == ["module._orig_mod.module"]
+
+
+def test_a_batch_norm_under_other_names_is_named_as_not_examined():
+    class MyBatchNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("moving_mean", torch.zeros(3))
+
+        def forward(self, x):
+            return x - self.moving_mean
+
+    report = doctor.examine(nn.Sequential(MyBatchNorm()))
+    assert report.norms == 0
+    assert str(report).startswith("nothing to examine (0 batch norms")
+    assert "'0' is a MyBatchNorm, but keeps no running_mean" in report.notes[0]
+
+
+def test_batch_norms_that_are_operations_of_a_graph_are_counted():
+    def forward(m, x):
+        return nn.functional.batch_norm(x, m.mean, m.var)
+
+    model = Called(forward)
+    model.register_buffer("mean", torch.zeros(3))
+    model.register_buffer("var", torch.ones(3))
+    report = doctor.examine(torch.fx.symbolic_trace(model))
+    assert report.notes == ["1 batch norms are operations of a graph: not examined"]
+
+
+@pytest.mark.parametrize("form", ["pair", "dict", "object", "call"])
+def test_batches_of_any_form_are_examined_alike(form):
+    """The same numbers for the same data, however they are packed."""
+    x, y = batches(), [torch.arange(32) % 3] * 8
+    model, _ = trained(net())
+    expected = doctor.examine(model, list(zip(x, y)))
+    packed = {
+        "pair": (list(zip(x, y)), model),
+        "dict": ([{"input": a, "label": b} for a, b in zip(x, y)], model),
+        "object": (
+            [SimpleNamespace(data=a, label=b) for a, b in zip(x, y)],
+            model,
+        ),
+        "call": ([[1, a, b] for a, b in zip(x, y)], model),
+    }[form]
+    call = {
+        "object": lambda m, batch: m(batch.data),
+        "call": lambda m, batch: m(batch[1]),
+    }.get(form)
+    report = doctor.examine(model, packed[0], call=call)
+    assert report.batches == 8
+    for name, distance in report.comparison.distance.items():
+        assert distance == expected.comparison.distance[name]
+    unknown = form == "object"  # what is inside, and so how large a batch is
+    assert ("other batches" in report.comparison.distance) is not unknown
+    assert report.checked["tiny-batch"]["1"].startswith("could not") is unknown
