@@ -242,6 +242,7 @@ def test_the_core_lines_run(name):
     x, y = torch.rand(64, 784), torch.randint(10, (64,))
     batches = torch.utils.data.TensorDataset(x, y)
     names = {"torch": torch, "nn": nn, "image": x[0]}
+    names["model"] = nn.Sequential(nn.Linear(784, 10, bias=False), nn.BatchNorm1d(10))
     names["loader"] = torch.utils.data.DataLoader(batches, batch_size=16)
     (block,) = BLOCK.findall((BOOK / name).read_text("utf8"))
     exec(block[1], names)
