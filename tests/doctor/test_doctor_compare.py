@@ -243,3 +243,11 @@ def test_what_recalibrating_did_is_said_where_it_helped(before, after, said):
         )
         labels = Comparison(distance={}, labels=found).tried()
         assert f"{after:.1%} of the labels differ" in labels
+
+
+def test_scores_of_one_column_that_leave_zero_to_one_are_told_by_the_sign():
+    """From 0 upwards, but beyond 1: no probabilities, so all of them mean the class 1."""
+    data = [(x, torch.ones(len(x), dtype=torch.long)) for x in standard()]
+    model = nn.Sequential(voter(classes=1), nn.Softplus())
+    found = doctor.examine(model, data).comparison
+    assert found.accuracy["training"] == 1
