@@ -161,22 +161,40 @@ def test_an_example_that_depends_on_its_batch_in_evaluation_is_found():
     assert report.checked["batch-dependent"][""].startswith("could not: no two batches")
 
 
-def test_carriers_are_the_norms_whose_stored_statistics_matter():
+def chained(first, second):
+    """Two batch norms whose stored means are off by so many standard deviations."""
     model = nn.Sequential(
-        nn.BatchNorm1d(16), nn.Linear(16, 16, bias=False), *voter(0.25)
+        nn.BatchNorm1d(16), nn.Linear(16, 16, bias=False), *voter(second)
     )
     with torch.no_grad():
-        model[1].weight.copy_(torch.linalg.qr(torch.randn(16, 16))[0])
+        model[1].weight.copy_(torch.eye(16))
+        model[0].running_mean.fill_(first)
+        model[0].bias[0] = 1e-4
+        model[0].num_batches_tracked.fill_(1000)
+    return model
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_carriers_are_the_norms_whose_stored_statistics_matter(named):
     data = standard(4096)
-    with torch.no_grad():
-        for x in data * 10:
-            model[0](x)
-    report = doctor.examine(model, data)
-    paths = [path for path, _ in report.comparison.carriers]
-    assert paths[0] == "2"
-    assert report["evaluation-differs"][0].evidence.endswith("; most by 2, 0") or (
-        report["evaluation-differs"][0].evidence.endswith("; most by 2")
-    )
+    packed = [{"image": x} for x in data] if named else data
+    call = (lambda m, batch: m(batch["image"])) if named else None
+    report = doctor.examine(chained(0.1, 0.25), packed, call=call)
+    (one, far), (other, near) = report.comparison.carriers
+    assert (one, other) == ("2", "0")
+    assert far == pytest.approx(16 * 0.25 / 4, rel=0.15)  # each by itself
+    assert near == pytest.approx(16 * 0.1 / 4, rel=0.15)
+    assert report["evaluation-differs"][0].evidence.endswith("; most by 2, 0")
+    turned = doctor.examine(chained(0.25, 0.1), packed, call=call).comparison
+    assert [path for path, _ in turned.carriers] == ["0", "2"]
+    assert doctor.examine(chained(0.0, 0.0), data).comparison.carriers == []
+
+
+def test_company_is_tried_with_the_call_of_the_reader():
+    packed = [(1, x, x) for x in standard()]
+    found = doctor.examine(voter(), packed, call=lambda m, batch: m(batch[2]))
+    assert found.comparison.company == pytest.approx(0, abs=1e-6)
+    assert set(found.comparison.distance) >= {"other batches"}
 
 
 def test_outputs_of_many_positions_are_thinned_and_compared():
@@ -225,3 +243,11 @@ def test_what_recalibrating_did_is_said_where_it_helped(before, after, said):
         )
         labels = Comparison(distance={}, labels=found).tried()
         assert f"{after:.1%} of the labels differ" in labels
+
+
+def test_scores_of_one_column_that_leave_zero_to_one_are_told_by_the_sign():
+    """From 0 upwards, but beyond 1: no probabilities, so all of them mean the class 1."""
+    data = [(x, torch.ones(len(x), dtype=torch.long)) for x in standard()]
+    model = nn.Sequential(voter(classes=1), nn.Softplus())
+    found = doctor.examine(model, data).comparison
+    assert found.accuracy["training"] == 1
