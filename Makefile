@@ -67,13 +67,14 @@ colab: $(BOOK)/.done  ## write the notebooks as Colab wants them (INSTALL=git+ht
 serve:  ## show the built book at http://localhost:8000 (PORT=...)
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-lint: $(TEST)/.done  ## ruff on code and notebooks, codespell on text
+lint: $(TEST)/.done  ## ruff on code and notebooks, clang-format on C++, codespell on text
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/clang-format --dry-run -Werror bnutils/fast/csrc/*
 	$(TEST)/bin/codespell
 
 fuzz: $(TEST)/.done  ## 100,000 random call sequences against PyTorch; some minutes
-	FUZZ_EXAMPLES=100000 $(PYTEST) tests/norm/test_fuzz.py
+	FUZZ_EXAMPLES=100000 $(PYTEST) --dist load tests/norm/test_fuzz.py
 
 mutants: $(TEST)/.done  ## plant bugs in the layer and see whether the tests notice; some minutes
 	$(TEST)/bin/python tests/mutation.py --sample 40 bnutils/norm.py tests/norm

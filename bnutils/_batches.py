@@ -27,6 +27,8 @@ __all__ = [
     "finite",
     "main_output",
     "mapped",
+    "mixed",
+    "rows",
     "size_of",
     "target_of",
     "tensors_in",
@@ -171,20 +173,23 @@ def mapped(value: object, function: Callable[[Tensor], Tensor]) -> object:
     """A batch of the same form with each tensor replaced."""
     if isinstance(value, Tensor):
         return function(value)
+    return _rebuilt(value, lambda part: mapped(part, function))
+
+
+def _rebuilt(value: object, change: Callable[[object], object]) -> object:
+    """A container of the same kind, with each of its parts changed."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Mapping):
-        changed = {k: mapped(v, function) for k, v in _fields(value).items()}
         twin = object.__new__(type(value))  # whatever its constructor asks for
-        for name, part in changed.items():
-            object.__setattr__(twin, name, part)
+        for name, part in _fields(value).items():
+            object.__setattr__(twin, name, change(part))
         return twin
-    if isinstance(value, dict):
-        return type(value)((k, mapped(v, function)) for k, v in value.items())
     if isinstance(value, Mapping):
-        return {k: mapped(v, function) for k, v in value.items()}
+        kind = type(value) if isinstance(value, dict) else dict
+        return kind((k, change(v)) for k, v in value.items())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(v, function) for v in value))
+        return type(value)(*map(change, value))
     if isinstance(value, tuple | list):
-        return type(value)(mapped(v, function) for v in value)
+        return type(value)(map(change, value))
     return value
 
 
@@ -233,3 +238,57 @@ def main_output(output: object, size: int) -> Tensor | None:
         if y.is_floating_point() and y.dim() and len(y) == size:
             return y
     return None
+
+
+# ------------------------------------------------------------------ parts of a batch
+
+
+def rows(batch: object, index: slice | list[int]) -> object:
+    """Some examples of a batch: rows of what has as many rows as the batch is large."""
+    size = size_of(batch)
+
+    def part(value: object) -> object:
+        if isinstance(value, Tensor):
+            return value[index] if value.dim() and len(value) == size else value
+        if isinstance(value, list) and len(value) == size and size > 1:
+            return (
+                value[index] if isinstance(index, slice) else [value[i] for i in index]
+            )
+        return _rebuilt(value, part)
+
+    return part(batch)
+
+
+def mixed(a: object, b: object) -> tuple[object, object]:
+    """Two batches out of two of the same form and size: every second example of each."""
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    return (
+        _joined(rows(a, even), rows(b, even)),
+        _joined(rows(a, odd), rows(b, odd)),
+    )
+
+
+def _joined(a: object, b: object) -> object:
+    """One batch of two that have the same form."""
+    sizes = size_of(a), size_of(b)
+
+    def join(x: object, y: object) -> object:
+        if isinstance(x, Tensor):
+            return torch.cat([x, y]) if x.dim() and len(x) == sizes[0] else x
+        if isinstance(x, list) and _one_each(x, sizes[0]):
+            return [*x, *y]
+        if (named := _fields(x)) is not None and not isinstance(x, tuple):
+            parts = iter([join(v, _fields(y)[k]) for k, v in named.items()])
+            return _rebuilt(x, lambda _: next(parts))
+        if isinstance(x, tuple | list):
+            parts = iter([join(v, w) for v, w in zip(x, y, strict=True)])
+            return _rebuilt(x, lambda _: next(parts))
+        return x
+
+    return join(a, b)
+
+
+def _one_each(values: list, size: int) -> bool:
+    """Whether a list holds something for each example, rather than columns of a batch."""
+    columns = all(isinstance(v, Tensor) and v.dim() and len(v) == size for v in values)
+    return len(values) == size > 0 and (_are_images(values) or not columns)

@@ -101,10 +101,12 @@ class Report:
                 lines += textwrap.wrap(
                     cause, 86, initial_indent="  - ", subsequent_indent="    "
                 )
+        verdicts = ["agrees" if check.passed else "DIFFERS" for check in self]
+        columns = max(map(len, verdicts), default=0)
         width = max((len(check.name) for check in self), default=0)
-        for check in self:
-            verdict = "agrees " if check.passed else "DIFFERS"
-            lines.append(f"{verdict}  {check.name:{width}}  {check.detail}".rstrip())
+        for verdict, check in zip(verdicts, self):
+            line = f"{verdict:{columns}}  {check.name:{width}}  {check.detail}"
+            lines.append(line.rstrip())
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

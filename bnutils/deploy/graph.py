@@ -106,13 +106,17 @@ def graphs_of(
 ) -> list[tuple[nn.Module, fx.Graph]]:
     """Graphs of a module; of its parts, where it cannot be traced as a whole.
 
+    Parameters
+    ----------
+    module : nn.Module
+    opaque : dict
+        Modules that cannot be traced are added to it, with the error.
+
     Returns
     -------
     list of (module, graph)
         Whose forward each graph is. There may be several of one module: see
         ``_arguments``.
-
-    Modules that cannot be traced are added to ``opaque``, with the error.
     """
     if not list(module.children()):
         return []

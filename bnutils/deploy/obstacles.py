@@ -111,7 +111,7 @@ def obstacle(model: nn.Module, flow: Flow, norm: str, rank: int | None) -> str:
             return f"'{name}' has a parametrization"
         if not _is_plain(module, known):
             return f"'{name}' is a {type(module).__name__} with a forward of its own"
-    shared = _shared(model, layer, path)
+    shared = _shared(model, layer)
     if shared:
         return f"the weights of '{path}' are also those of '{shared}'"
     return _misfit(layer, bn, path, rank)
@@ -153,11 +153,11 @@ def _ancestors(path: str) -> set[str]:
     return {".".join(parts[: i + 1]) for i in range(len(parts))}
 
 
-def _shared(model: nn.Module, layer: nn.Module, path: str) -> str | None:
+def _shared(model: nn.Module, layer: nn.Module) -> str | None:
     """Path of another module that holds a parameter of the layer."""
     own = {id(p) for p in layer.parameters()}
     for other, module in model.named_modules():
-        if module is layer or other == path:
+        if module is layer:
             continue
         if any(id(p) in own for p in module.parameters(recurse=False)):
             return other

@@ -1,7 +1,7 @@
 """Replace stale running statistics by averages over fresh batches (chapter 7)."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -121,14 +121,15 @@ def recalibrate(
     in training mode, if it has a ``train()`` of its own (the usual way of keeping one in
     evaluation mode), if its momentum is 0, if its parameters do not require gradients
     while others of the model do, or if its class cannot average, as torchvision's
-    ``FrozenBatchNorm2d``.
+    ``FrozenBatchNorm2d``. It is all or nothing: whatever is raised on the way, all
+    statistics are those from before.
 
     Parameters
     ----------
     model : nn.Module
         With at least one batch norm, of any dimension, that keeps running statistics.
         Modes, momenta and gradients are afterwards as before.
-    batches : iterable, or one Tensor
+    batches : iterable of batches; or one batch, if it is a Tensor or a dict
         What a loader gives: inputs of the model, on its device, alone, as (x, y), several
         in a tuple, or as a dict whose keys are the names of forward's parameters.
     reset : bool
@@ -150,8 +151,6 @@ def recalibrate(
         is no batch; a batch, or what came of it, is not finite.
     TypeError
         A batch lacks an input that the model needs.
-
-    Whatever is raised, the statistics are those from before.
     """
     norms = {
         path: m for path, m in norms_of(model).items() if m.running_mean is not None
@@ -163,6 +162,8 @@ def recalibrate(
     layers = {path: norm for path, norm in norms.items() if path not in frozen}
     if not layers:
         raise ValueError(_nothing_to_do(frozen))
+    if isinstance(batches, Tensor | Mapping):
+        batches = [batches]
     values = dict.fromkeys(layers, 0)
     count = 0
     with (
@@ -171,7 +172,7 @@ def recalibrate(
         _watched(layers, values, reset),
         torch.no_grad(),
     ):
-        for batch in [batches] if isinstance(batches, Tensor) else batches:
+        for batch in batches:
             if not _batches.finite(batch):
                 raise ValueError(
                     f"batch {count} holds NaN or infinity, which would go into every "
@@ -312,8 +313,7 @@ def _all_or_nothing(layers: dict[str, nn.Module]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with torch.no_grad():
-            for path, layer in layers.items():
-                for name, value in zip(_STATISTICS, saved[path], strict=True):
-                    getattr(layer, name).copy_(value)
+        for path, layer in layers.items():
+            for name, value in zip(_STATISTICS, saved[path], strict=True):
+                getattr(layer, name).copy_(value)
         raise

@@ -1,121 +1,167 @@
-"""A few batches from whatever the doctor was given, and how large the batches are."""
+"""A few batches from whatever the doctor was given, and how large all of them are."""
 
 import contextlib
+import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-__all__ = ["BATCHES", "Batches", "take"]
+from bnutils._batches import finite, mapped, size_of, tensors_in
 
-BATCHES = 8  # that are run through the copy
+__all__ = ["Batches", "take"]
+
+_BATCHES = 8  # that are run through the copy ...
+_IMAGES, _MOST = 64, 64  # ... or as many as hold 64 images, but at most 64 batches
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass
 class Batches:
-    """Inputs to run, and the sizes of all batches as far as they are known.
+    """Batches to run, and the sizes of all as far as they are known.
 
     Attributes
     ----------
-    inputs : list of Tensor
-    size : int
-        Of most batches.
-    last : int or None
-        Size of the last batch, where known.
-    total : int or None
-        Number of batches in one pass, where known.
+    items : list
+        Batches as the loader gives them, on the model's device.
+    sizes : list of int
+        Of all batches that are known, in order.
+    complete : bool
+        Whether these are all batches of one pass.
+    problems : list of str
+        Batches that were passed over, and why.
+    nonfinite : list of int
+        Which batches (of those taken) hold NaN or infinity.
     """
 
-    inputs: list[Tensor]
-    size: int
-    last: int | None = None
-    total: int | None = None
+    items: list[object]
+    sizes: list[int]
+    complete: bool = False
+    problems: list[str] = dataclasses.field(default_factory=list)
+    nonfinite: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Of most batches; 0 if it is not known."""
+        return _usual(self.sizes)
+
+    @property
+    def last(self) -> int | None:
+        """Size of the last batch, where known."""
+        return self.sizes[-1] if self.complete else None
+
+    @property
+    def total(self) -> int | None:
+        """Number of batches in one pass, where known."""
+        return len(self.sizes) if self.complete else None
 
 
-def take(loader: object, device: torch.device) -> Batches:
-    """Choose up to eight batches, spread over the data where that is possible.
+def take(loader: object, device: torch.device, call: object = None) -> Batches:
+    """Choose some batches, spread over the data where that is possible.
 
     Raises
     ------
     TypeError
-        It is neither tensor, nor DataLoader, nor iterable; or a batch is neither a
-        tensor nor a tuple or list that starts with one.
+        It is neither a batch, nor a DataLoader, nor iterable.
     ValueError
-        There is no batch, or a batch without a batch dimension.
+        There is no batch.
     """
-    if isinstance(loader, Tensor):
-        raw, sizes = [loader], None
-    elif isinstance(loader, tuple) and _is_one_batch(loader):
-        raw, sizes = [loader], None  # one batch (x, y)
+    if isinstance(loader, Tensor) or _is_one_batch(loader):
+        raw, sizes, complete = [loader], [size_of(loader)], False
     elif isinstance(loader, DataLoader):
-        raw, sizes = _from_loader(loader)
+        raw, sizes, complete = _from_loader(loader)
     elif isinstance(loader, Sequence) and not isinstance(loader, str):
-        sizes = [len(_input(batch)) for batch in loader]
+        sizes, complete = [size_of(batch) for batch in loader], True
         raw = [loader[i] for i in _spread(sizes)]
-    elif isinstance(loader, Iterable) and not isinstance(loader, str | dict):
-        raw, sizes = list(islice(loader, BATCHES)), None
+    elif isinstance(loader, Iterable) and not isinstance(loader, str):
+        raw, sizes, complete = _first(loader)
     else:
         raise TypeError(
-            "loader must be a DataLoader, an iterable of batches x or (x, y), or one "
-            f"tensor, but got {type(loader).__name__}"
+            "loader must be a DataLoader, an iterable of batches, or one batch, but got "
+            f"{type(loader).__name__}"
         )
-    inputs = [_input(batch) for batch in raw]
-    if not inputs:
+    if not raw and not sizes:
         raise ValueError("the loader gave no batch: the doctor needs at least one")
-    last, total = (sizes[-1], len(sizes)) if sizes else (None, None)
-    usual = Counter(sizes or map(len, inputs)).most_common(1)[0][0]
-    if len(inputs) > 1 and usual > 1:
-        inputs = [x for x in inputs if len(x) > 1] or inputs
-    return Batches([x.to(device) for x in inputs], usual, last, total)
+    return _usable(Batches(raw, sizes, complete), device, call)
 
 
-def _is_one_batch(pair: tuple) -> bool:
-    """Whether a tuple is (x, y), rather than several batches x."""
-    if not pair or not isinstance(pair[0], Tensor):
+def _usable(batches: Batches, device: torch.device, call: object) -> Batches:
+    """Leave out, and note, batches that cannot be run or would spoil the statistics."""
+    kept, problems = [], Counter()
+    for i, batch in enumerate(batches.items):
+        size = size_of(batch)
+        if next(tensors_in(batch), None) is None and call is not None:
+            # What is inside is the business of `call`; many such objects can be moved.
+            kept.append(batch.to(device) if hasattr(batch, "to") else batch)
+        elif next(tensors_in(batch), None) is None:
+            problems[f"{type(batch).__name__} without a tensor"] += 1
+        elif size == 0:
+            problems["no rows"] += 1
+        elif not finite(batch):
+            batches.nonfinite.append(i)
+        elif size == 1 and batches.size > 1:
+            pass  # has a finding of its own, and would stop the run
+        else:
+            kept.append(mapped(batch, lambda x: x.to(device)))
+    batches.items = kept
+    batches.problems = [f"{n} x {what}" for what, n in problems.items()]
+    return batches
+
+
+def _is_one_batch(batch: object) -> bool:
+    """Whether a dict, an object with fields or a tuple is a batch, not several."""
+    if isinstance(batch, Mapping):
+        return True
+    if dataclasses.is_dataclass(batch) or hasattr(batch, "_fields"):
+        return True
+    if not isinstance(batch, tuple) or not batch or not isinstance(batch[0], Tensor):
         return False
-    kinds = {(p.dtype, p.shape[1:]) if isinstance(p, Tensor) else None for p in pair}
-    return len(kinds) > 1 or pair[0].dim() < 2
+    # (x, y) differ in kind; a tuple of several batches x does not.
+    kinds = {(p.dtype, p.shape[1:]) if isinstance(p, Tensor) else None for p in batch}
+    return len(kinds) > 1 or batch[0].dim() < 2
 
 
-def _input(batch: object) -> Tensor:
-    x = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            "a batch must be a tensor or (x, y) with a tensor x, but got "
-            f"{type(batch).__name__}"
-            + (f" that starts with {type(x).__name__}" if x is not batch else "")
-            + ": wrap the loader in one that gives what the model is called with"
-        )
-    if x.dim() == 0 or len(x) == 0:
-        raise ValueError(
-            f"a batch has shape {tuple(x.shape)}: expected (N, ...) with N > 0"
-        )
-    return x
+def _usual(sizes: list[int]) -> int:
+    rows = [size for size in sizes if size > 0]
+    return Counter(rows).most_common(1)[0][0] if rows else 0
+
+
+def _enough(size: int) -> int:
+    """How many batches of a size are taken."""
+    return min(max(_BATCHES, -(-_IMAGES // size)), _MOST) if size else _BATCHES
 
 
 def _spread(sizes: list[int]) -> list[int]:
-    """Indices of at most eight batches of the usual size, evenly spread."""
-    usual = Counter(sizes).most_common(1)[0][0] if sizes else 0
-    same = [i for i, size in enumerate(sizes) if size == usual]
-    n = min(len(same), BATCHES)
+    """Indices of batches of the usual size, evenly spread."""
+    same = [i for i, size in enumerate(sizes) if size == _usual(sizes)]
+    n = min(len(same), _enough(_usual(sizes)))
     return [same[i * len(same) // n] for i in range(n)]
 
 
-def _from_loader(loader: DataLoader) -> tuple[list, list[int] | None]:
+def _first(loader: Iterable) -> tuple[list, list[int], bool]:
+    """The first batches of an iterable, and whether these were all."""
+    iterator, raw = iter(loader), []
+    while len(raw) < _enough(_usual([size_of(batch) for batch in raw])):
+        more = list(islice(iterator, 1))
+        if not more:
+            return raw, [size_of(batch) for batch in raw], True
+        raw += more
+    return raw, [size_of(batch) for batch in raw], False
+
+
+def _from_loader(loader: DataLoader) -> tuple[list, list[int], bool]:
     """Batches spread over a map-style data set, without workers; or the first ones."""
     index = _index(loader)
     if index is None:
         with _own_iterator(loader):
-            return list(islice(loader, BATCHES)), None
+            return _first(loader)
     data, sizes = loader.dataset, [len(batch) for batch in index]
     several = getattr(data, "__getitems__", None)
     chosen = [index[i] for i in _spread(sizes)]
     items = [several(i) if several else [data[j] for j in i] for i in chosen]
-    return [loader.collate_fn(batch) for batch in items], sizes
+    return [loader.collate_fn(batch) for batch in items], sizes, True
 
 
 def _index(loader: DataLoader) -> list[list] | None:

@@ -1,21 +1,34 @@
 """What is known of one model: its batch norms, the graph, and what running copies showed."""
 
+from collections.abc import Callable
+from functools import cached_property
+
 import torch
-from torch import Tensor, nn
+from torch import distributed, nn
 from torch.nn.parameter import is_lazy
 
-from bnutils._modules import norms_of
+from bnutils._batches import arguments, clone, feed, mapped, rows
+from bnutils._modules import HOOKS, norms_of
 from bnutils.doctor.batches import Batches
 from bnutils.doctor.codes import CouldNot, NotApplicable
+from bnutils.doctor.compare import Comparison, compare
 from bnutils.doctor.copies import replica, set_modes
-from bnutils.doctor.observe import Seen, observe, outputs_of, recomputed
-from bnutils.doctor.settings import is_fresh
+from bnutils.doctor.habits import Habit, habit_of
+from bnutils.doctor.observe import (
+    CallsOriginal,
+    Run,
+    Seen,
+    observe,
+    outputs_of,
+    recomputed,
+)
 from bnutils.doctor.trace import LAYERS, Map, read
 
-__all__ = ["Case"]
+__all__ = ["Case", "short"]
 
 _PROBE = 16  # images for tests that need no statistics
 _VISIBLE = 1e-7  # change of an output, relative; in float64 rounding stays far below
+_PROBED = 10  # batches that a model may have seen before its training starts
 
 
 class Case:
@@ -23,23 +36,23 @@ class Case:
 
     Attributes
     ----------
-    model, norms, optimizer, batches
+    model, norms, optimizer, batches, call
         The model without wrappers, its batch norms by path, and what was given with it.
-    fresh : bool
-        Whether nothing says that the model was trained.
-    trains : bool
-        Whether it is going to be trained: in training mode, or with an optimiser.
     graph : Map
         What tracing shows; empty where it failed.
-    as_training, norms_only : dict of Seen
-        What each batch norm received in training mode, and with batch norm alone in
-        training mode (no dropout). The same, if only one of the two runs worked.
-    errors : list of Exception
-        Of the runs that failed.
+    as_training, norms_only : Run
+        In training mode, and with batch norm alone in training mode (no dropout). The
+        same, if only one of the two worked; empty if none did.
+    comparison : Comparison or None
+        Outputs in evaluation against those in training mode.
+    failure : Exception or None
+        Why the model did not run, if it is the model that fails.
+    one_value : bool
+        Whether it did not run because a batch leaves one value per channel.
+    not_run : str
+        Why nothing was run, if that is not the model's fault.
     backward : dict
         For each batch norm its calls in a forward and in the backward after it.
-    used : int
-        How many batches were run.
     notes : list of str
         What could not be done, and why.
     """
@@ -49,37 +62,94 @@ class Case:
         model: nn.Module,
         batches: Batches | None,
         optimizer: torch.optim.Optimizer | None,
+        call: Callable | None = None,
     ) -> None:
-        self.model, self.batches, self.optimizer = model, batches, optimizer
+        self.model, self.batches = model, batches
+        self.optimizer, self.call = optimizer, call
         self.norms = norms_of(model)
-        self.fresh = is_fresh(self.norms, optimizer)
-        self.trains = model.training or optimizer is not None
         self.graph = Map()
-        self.as_training: dict[str, Seen] = {}
-        self.norms_only: dict[str, Seen] = {}
-        self.errors: list[Exception] = []
+        self.as_training, self.norms_only = Run(), Run()
+        self.comparison: Comparison | None = None
+        self.failure: Exception | None = None
+        self.one_value = False
+        self.not_run = "" if batches is not None else "no batches were given"
         self.backward: dict[str, tuple[int, int]] = {}
-        self.used = 0
         self.notes: list[str] = []
         self._biased: dict[str, str] = {}
-        if self.norms:
-            self._look()
+        self._habits: dict[str, Habit] = {}
+        self._look()
 
     # -------------------------------------------------------------- what checks ask
 
-    def frozen(self, norm: nn.Module) -> bool:
-        """Whether it is in evaluation mode inside a model that trains."""
-        return self.model.training and not norm.training
+    @property
+    def used(self) -> int:
+        """How many batches were run."""
+        return len(self.as_training.outputs)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is going to be trained: in training mode, or with an optimiser."""
+        return self.model.training or self.optimizer is not None
+
+    @cached_property
+    def steps(self) -> int | None:
+        """Steps that the optimiser has taken; None where it does not count them."""
+        return self.steps_of(None)
+
+    def steps_of(self, parameters: list | None) -> int | None:
+        """Steps taken for some parameters (all, if None); None where not counted."""
+        if self.optimizer is None:
+            return None
+        states = self.optimizer.state
+        wanted = (
+            states if parameters is None else [p for p in parameters if p in states]
+        )
+        counts = [states[p]["step"] for p in wanted if "step" in states[p]]
+        return max((int(c) for c in counts), default=None)
+
+    @cached_property
+    def fresh(self) -> bool:
+        """Whether nothing says that the model was trained.
+
+        No optimiser has taken a step, no batch norm has seen more batches than a shape
+        probe or a warm-up gives it, and beta is the same in all channels: it starts so in
+        every common scheme, and after training it is not.
+        """
+        if self.optimizer is not None and self.optimizer.state:
+            return False
+        for norm in self.norms.values():
+            count, shift = getattr(norm, "num_batches_tracked", None), norm_bias(norm)
+            if count is None and norm.running_mean is not None:
+                if not is_lazy(norm.running_mean) and bool(norm.running_mean.any()):
+                    return False
+            elif count is not None and not is_lazy(count) and int(count) > _PROBED:
+                return False
+            if shift is not None and bool((shift != shift[0]).any()):
+                return False
+        return True
+
+    def habit(self, path: str) -> Habit:
+        """How a batch norm keeps its statistics."""
+        if path not in self._habits:
+            self._habits[path] = habit_of(self.norms[path])
+        return self._habits[path]
+
+    def frozen(self, path: str) -> bool:
+        """Whether its statistics stay while the model trains: by its mode or its class."""
+        norm = self.norms[path]
+        return (self.model.training and not norm.training) or not self.habit(
+            path
+        ).updates
 
     def received(self, path: str) -> Seen:
         """What a batch norm received in training mode; raises where it is not known."""
-        if self.batches is None:
-            raise CouldNot("no batches were given")
+        if self.not_run:
+            raise CouldNot(self.not_run)
         if not self.used:
             raise CouldNot("the model did not run")
-        if path not in self.as_training:
+        if path not in self.as_training.seen:
             raise CouldNot("no batch reached it")
-        return self.as_training[path]
+        return self.as_training.seen[path]
 
     def trained(self) -> dict[str, nn.Module]:
         """Batch norms that have statistics and take part in training."""
@@ -88,14 +158,18 @@ class Case:
             for path, norm in self.norms.items()
             if norm.running_mean is not None
             and not is_lazy(norm.running_mean)
-            and not self.frozen(norm)
+            and not self.frozen(path)
         }
 
     def calls(self, path: str) -> int:
         """How often one forward calls a batch norm: as seen, or as traced."""
-        if self.used:
-            return self.received(path).calls
+        if self.used and path in self.as_training.seen:
+            return self.as_training.seen[path].calls
         return self.graph.calls.get(path, 0)
+
+    def tried(self) -> str:
+        """What recalibrating did to the outputs of a copy, for a remedy; may be empty."""
+        return "" if self.comparison is None else self.comparison.tried()
 
     def useless_bias(self, path: str) -> str:
         """Path of the layer whose bias a batch norm takes out; raises if there is none."""
@@ -106,18 +180,44 @@ class Case:
     # -------------------------------------------------------------- what is run, once
 
     def _look(self) -> None:
+        if isinstance(self.model, torch.jit.ScriptModule):
+            self._not_run("it is scripted or traced, so its parts cannot be watched")
+            return
         try:
             self.copy = replica(self.model)
             traced = replica(self.model)
         except Exception as error:
-            self.notes.append(f"not copied, so not run or traced: {short(error)}")
+            self._not_run(f"it cannot be copied ({short(error)})")
             return
         self._trace(traced)
-        if self.batches is not None:
+        if self.batches is not None and (why := self._unusable()):
+            self._not_run(why)
+        elif self.batches is not None:
             self._run()
         if self.used:
             self._run_backward()
-        self._find_biases()
+            self._compare()
+        if self.norms:
+            self._find_biases()  # last: it leaves the copy in float64
+
+    def _not_run(self, why: str) -> None:
+        self.notes.append(f"not run: {why}")
+        self.not_run = why
+
+    def _unusable(self) -> str:
+        """Why no batch can be run, or an empty string."""
+        if self.batches.problems:
+            self.notes.append(f"passed over: {', '.join(self.batches.problems)}")
+        if not self.batches.items:
+            return "no batch can be used"
+        group = distributed.is_available() and distributed.is_initialized()
+        if group and distributed.get_world_size() > 1:
+            if any(isinstance(norm, nn.SyncBatchNorm) for norm in self.norms.values()):
+                return (
+                    "a SyncBatchNorm would wait for the other processes; examine a copy "
+                    "with plain batch norms, in one process"
+                )
+        return ""
 
     def _trace(self, copy: nn.Module) -> None:
         for module in copy.modules():
@@ -130,27 +230,81 @@ class Case:
 
     def _run(self) -> None:
         """Run the batches as in training, and again with batch norm alone in training."""
+        errors = []
+        # Without batch norms one batch is enough to meet those that the model hides.
+        items = self.batches.items if self.norms else self.batches.items[:1]
         for norms_only in (False, True):
             set_modes(self.copy, self.model, norms_only=norms_only)
             try:
-                seen = observe(self.copy, self.batches.inputs)
+                run = observe(self.copy, items, self.call, self.model)
+            except CallsOriginal:
+                self._not_run(
+                    "its copy calls batch norms of the original, through a function that "
+                    "was kept as an attribute"
+                )
+                return
             except Exception as error:
-                self.errors.append(error)
+                errors.append(error)
                 continue
-            self.used = len(self.batches.inputs)
-            self.as_training = self.as_training or seen
-            self.norms_only = seen
-        if self.used and self.errors:
-            why = f"training mode failed ({short(self.errors[0])})"
+            if not self.used:
+                self.as_training = run
+            self.norms_only = run
+        if self.used and errors:
+            why = f"training mode failed ({short(errors[0])})"
             self.notes.append(f"{why}: only batch norm was in it")
+        elif errors:
+            self._blame(errors[-1])
+
+    def _blame(self, error: Exception) -> None:
+        """Tell whose failure it is: that of the watching, of the copy, or of the model."""
+        if "more than 1 value per channel" in str(error):
+            self.one_value = True
+            self.not_run = "the batches leave one value per channel in training mode"
+            return
+        try:
+            with torch.no_grad():
+                feed(self.copy, clone(self.batches.items[0]), self.call)
+        except Exception:
+            left_out = sum(
+                len(getattr(ours, name)) - len(getattr(theirs, name))
+                for ours, theirs in zip(
+                    self.model.modules(), self.copy.modules(), strict=True
+                )
+                for name in HOOKS
+            )
+            if left_out:
+                self._not_run(
+                    f"the copy fails ({short(error)}), but {left_out} hooks of yours were "
+                    "left out of it, and the model may need them"
+                )
+            else:
+                self.failure = error
+        else:
+            self._not_run(f"watching it failed ({short(error)}), a fault of the doctor")
 
     def _run_backward(self) -> None:
         one_run = self.norms_only is self.as_training
         set_modes(self.copy, self.model, norms_only=one_run)
         try:
-            self.backward = recomputed(self.copy, self.batches.inputs[0][:_PROBE])
+            self.backward = recomputed(self.copy, self._probe(), self.call)
         except Exception as error:
             self.notes.append(f"backward not run: {short(error)}")
+
+    def _probe(self) -> object:
+        return rows(self.batches.items[0], slice(0, _PROBE))
+
+    def _compare(self) -> None:
+        if any(y is None for y in self.norms_only.outputs):
+            self.notes.append(
+                "modes not compared: no output has a row for each example"
+            )
+            return
+        if not self.norms:
+            return
+        try:
+            self.comparison = compare(self)
+        except Exception as error:
+            self.notes.append(f"modes not compared: {short(error)}")
 
     def _find_biases(self) -> None:
         """Layers right before a batch norm whose bias it takes out, by batch norm.
@@ -161,16 +315,12 @@ class Case:
         if self.used:
             seen = {
                 path: one.maker
-                for path, one in self.as_training.items()
+                for path, one in self.as_training.seen.items()
                 if one.maker and isinstance(self.model.get_submodule(one.maker), LAYERS)
             }
             set_modes(self.copy, self.model, norms_only=True)
             try:
-                pairs = _without_effect(
-                    self._with_bias(self.graph.pairs | seen),
-                    self.copy.double(),
-                    self.batches.inputs[0][:_PROBE],
-                )
+                pairs = self._without_effect(self._with_bias(self.graph.pairs | seen))
             except Exception as error:
                 self.notes.append(f"biases not tested: {short(error)}")
         self._biased = pairs
@@ -180,45 +330,69 @@ class Case:
             norm: layer
             for norm, layer in pairs.items()
             if self.model.get_submodule(layer).bias is not None
-            and not self.frozen(self.model.get_submodule(norm))
+            and norm in self.norms
+            and not self.frozen(norm)
         }
 
+    def _without_effect(self, pairs: dict[str, str]) -> dict[str, str]:
+        """Those pairs whose bias changes no output of a float64 copy.
 
-def _without_effect(
-    pairs: dict[str, str], copy: nn.Module, x: Tensor
-) -> dict[str, str]:
-    """Those pairs whose bias changes no output of a float64 copy.
+        Batch norm alone is in training mode. All biases are changed at once, which settles
+        the usual case in two forwards, then one by one if that changes anything.
+        """
+        if not pairs:
+            return {}
+        copy = self.copy.double()
+        batch = mapped(
+            self._probe(), lambda x: x.double() if x.is_floating_point() else x
+        )
+        generator = torch.Generator().manual_seed(0)
 
-    Batch norm alone is in training mode. All biases are changed at once, which settles
-    the usual case in two forwards, then one by one if that changes anything.
-    """
-    x = x.double() if x.is_floating_point() else x
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        before = outputs_of(copy, x)
-        if not _moved(copy, list(pairs.values()), x, before, generator):
-            return pairs
-        return {
-            norm: layer
-            for norm, layer in pairs.items()
-            if not _moved(copy, [layer], x, before, generator)
-        }
+        def moved(layers: list[str]) -> bool:
+            biases = [copy.get_submodule(path).bias for path in dict.fromkeys(layers)]
+            kept = [b.clone() for b in biases]
+            for b in biases:
+                noise = torch.randn(b.shape, generator=generator, dtype=b.dtype)
+                b.add_((1 + b.abs().max()) * noise.to(b.device))
+            after = outputs_of(copy, batch, self.call)
+            for b, old in zip(biases, kept, strict=True):
+                b.copy_(old)
+            return not before or any(
+                not (p - q).abs().max() <= _VISIBLE * (1 + p.abs().max())
+                for p, q in zip(before, after, strict=True)
+            )
+
+        with torch.no_grad():
+            before = outputs_of(copy, batch, self.call)
+            if not moved(list(pairs.values())):
+                return pairs
+            return {norm: layer for norm, layer in pairs.items() if not moved([layer])}
+
+    def explain_call(self) -> str:
+        """How the batches are given to the model, for a message about a failure."""
+        batch = self.batches.items[0]
+        if self.call is not None:
+            return "call(model, batch)"
+        try:
+            args, kwargs = arguments(self.model, batch)
+        except TypeError as error:
+            return str(error)
+        return described([*args, *kwargs.values()])
 
 
-def _moved(copy, layers: list[str], x, before: list[Tensor], generator) -> bool:
-    """Whether the outputs change with the biases of some layers."""
-    biases = [copy.get_submodule(path).bias for path in dict.fromkeys(layers)]
-    kept = [b.clone() for b in biases]
-    for b in biases:
-        noise = torch.randn(b.shape, generator=generator, dtype=b.dtype)
-        b.add_((1 + b.abs().max()) * noise.to(b.device))
-    after = outputs_of(copy, x)
-    for b, old in zip(biases, kept, strict=True):
-        b.copy_(old)
-    return not before or any(
-        not (p - q).abs().max() <= _VISIBLE * (1 + p.abs().max())
-        for p, q in zip(before, after, strict=True)
-    )
+def norm_bias(norm: nn.Module) -> torch.Tensor | None:
+    """Beta of a batch norm, if it has one of one value per channel already."""
+    shift = getattr(norm, "bias", None)
+    usable = isinstance(shift, torch.Tensor) and not is_lazy(shift) and shift.numel()
+    return shift if usable else None
+
+
+def described(values: list) -> str:
+    """Shapes of what the model was called with."""
+    shapes = [
+        tuple(v.shape) if hasattr(v, "shape") else type(v).__name__ for v in values
+    ]
+    return ", ".join(map(str, shapes))
 
 
 def short(error: Exception) -> str:

@@ -1,10 +1,13 @@
 """What stands around a batch norm: the layer before, dropout, axes, other calls of it."""
 
+import torch
+
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
 
 __all__: list[str] = []  # the table knows the checks
 
-_HARMLESS = 1.02  # variance in training over that in evaluation
+_HARMLESS = 1.15  # variance in training over that in evaluation: 7 % in scale
+_ALIKE = 0.5  # standard deviations between calls
 
 
 @finding(
@@ -23,13 +26,13 @@ def redundant_bias(case, path, norm):
 @finding(
     "dropout-before-norm",
     "warning",
-    what="dropout, no normalisation between; with data, if it adds 2 % of variance",
+    what="dropout, no normalisation between; with data, if it adds 15 % of variance",
     means="the variance is larger in training than in evaluation, and that one is stored",
     remedy="dropout after the last batch norm, or recalibrate with dropout off",
 )
 def dropout_before_norm(case, path, norm):
     dropout = case.graph.dropouts.get(path)
-    noisy, calm = case.as_training.get(path), case.norms_only.get(path)
+    noisy, calm = case.as_training.seen.get(path), case.norms_only.seen.get(path)
     if dropout is None and noisy is not None and not case.graph.whole:
         dropout = noisy.dropout
     if dropout is None:
@@ -49,14 +52,37 @@ def dropout_before_norm(case, path, norm):
 @finding(
     "shared-norm",
     "warning",
-    what="called several times in one forward",
+    what="called several times in one forward, with different distributions",
     means="one set of running statistics mixes all its places; none fits in evaluation",
     remedy="one batch norm per place (weights around it may stay shared)",
 )
 def shared_norm(case, path, norm):
+    """Two views of one batch, or ghost batches, are alike: nothing is said of them."""
     calls = case.calls(path)
-    if calls > 1:
-        return Found(f"called {calls} times per forward", calls)
+    if calls < 2:
+        return None
+    text = f"called {calls} times per forward"
+    if path not in case.as_training.seen:
+        return Found(text, calls, severity="note")  # alike or not: only data tell
+    apart = _apart(case.as_training.seen[path].by_call())
+    if apart > _ALIKE:
+        return Found(f"{text}, up to {apart:.2g} standard deviations apart", calls)
+
+
+def _apart(by_call: list) -> float:
+    """How far the calls of a norm are apart: means, or standard deviations if further.
+
+    In units of the standard deviation over all calls; a tenth of the channels is further.
+    """
+    if not by_call:
+        return float("inf")
+    means, variances = (torch.stack(part) for part in zip(*by_call, strict=True))
+    sigma = (variances.mean(0) + means.var(0, correction=0)).sqrt().clamp(min=1e-12)
+    gaps = [
+        (part.max(0).values - part.min(0).values) / sigma
+        for part in (means, variances.clamp(min=0).sqrt())
+    ]
+    return torch.maximum(*gaps).quantile(0.9).item()
 
 
 @finding(
@@ -78,12 +104,12 @@ def recomputed(case, path, norm):
 @finding(
     "wrong-axis",
     "error",
-    what="(N, L, C) with L = C, by the module before, or by the data",
-    means="positions are normalised as if they were channels; no error, as both are as many",
+    what="(N, L, C): by the module before, or, if L = C, by the data",
+    means="positions are normalised as if they were channels, without an error",
     remedy="channels belong in dimension 1: x.transpose(1, 2) before and after",
 )
 def wrong_axis(case, path, norm):
-    """As many positions as channels, and the channels seem to be in the last axis.
+    """The channels seem to be in the last axis, where batch norm has positions.
 
     Known where a module made the input that keeps its channels last (Linear, Embedding,
     recurrent, attention). Otherwise the data decide: the means of channels differ more
@@ -91,14 +117,24 @@ def wrong_axis(case, path, norm):
     dimension 2, it holds the channels and nothing is said.
     """
     one = case.received(path)
-    if not (len(one.shape) == 3 and one.shape[1] == one.shape[2] > 1):
-        raise NotApplicable("its input has not as many positions as channels")
+    if len(one.shape) != 3 or min(one.shape[1:]) < 2:
+        raise NotApplicable("its input is no sequence")
     by_channel, by_position = one.spread
-    if one.axis == "first" or (not one.axis and by_channel > 2 * by_position):
+    square = one.shape[1] == one.shape[2]
+    if one.axis == "first" or (
+        not one.axis and (not square or by_channel > 2 * by_position)
+    ):
         return None
-    text = (
-        f"input {one.shape}: length = channels = {one.shape[1]}; means along dimension 1 "
-        f"vary by {by_channel:.2g} of the variance, along dimension 2 by {by_position:.2g}"
+    if square:
+        text = f"input {one.shape}: length = channels = {one.shape[1]}"
+        severity = "error" if one.axis == "last" else "warning"
+    else:
+        text = f"input {one.shape}: the layer before has its features in the last axis"
+        severity = (
+            "note"  # a layer over time, and batch norm over channels, is no mistake
+        )
+    text += (
+        f"; means along dimension 1 vary by {by_channel:.2g} of the variance, along "
+        f"dimension 2 by {by_position:.2g}"
     )
-    severity = "error" if one.axis == "last" else "warning"
     return Found(text, one.shape[1], severity=severity)

@@ -6,14 +6,23 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
+from bnutils._batches import clone, feed, main_output, size_of, tensors_in
 from bnutils._modules import is_norm
 from bnutils.doctor.moments import Moments
 from bnutils.norm import BatchNorm1d
 
-__all__ = ["Seen", "observe", "outputs_of", "recomputed"]
+__all__ = [
+    "CallsOriginal",
+    "Run",
+    "Seen",
+    "observe",
+    "output_of",
+    "outputs_of",
+    "recomputed",
+]
 
+_POSITIONS = 64  # of an output with a position for each pixel
 DROPOUT = nn.modules.dropout._DropoutNd
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _INSTANCE_NORM = nn.modules.instancenorm._InstanceNorm
@@ -61,21 +70,78 @@ class Seen:
     axis: str = ""
     dropout: tuple[str, float] | None = None
 
+    def by_call(self) -> list[tuple[Tensor, Tensor]]:
+        """Mean and variance of what each call in a forward received, shapes (C,)."""
+        means, variances = self.moments.means, self.moments.variances
+        if not self.calls or len(means) % self.calls:
+            return []  # not as many in every batch
+        return [
+            (
+                torch.stack(means[i :: self.calls]).mean(0),
+                torch.stack(variances[i :: self.calls]).mean(0),
+            )
+            for i in range(self.calls)
+        ]
 
-def observe(copy: nn.Module, inputs: list[Tensor]) -> dict[str, Seen]:
-    """Run the batches; what each batch norm received, by path, in the order of calls."""
-    watch = _Watch(copy, len(inputs[0]))
+
+@dataclass
+class Run:
+    """What running some batches through a copy showed.
+
+    Attributes
+    ----------
+    seen : dict of Seen
+        What each batch norm received, by path, in the order of calls.
+    outputs : list of Tensor or None
+        The main output for each batch.
+    strangers : dict
+        Calls of batch norms that are no part of the model, by name of their class.
+    """
+
+    seen: dict[str, Seen] = field(default_factory=dict)
+    outputs: list[Tensor | None] = field(default_factory=list)
+    strangers: dict[str, int] = field(default_factory=dict)
+
+
+class CallsOriginal(Exception):
+    """The copy calls a batch norm of the original, which must not change."""
+
+
+def observe(copy: nn.Module, batches: list, call=None, original=None) -> Run:
+    """Run the batches and watch the batch norms.
+
+    Raises
+    ------
+    CallsOriginal
+        A function that was kept as an attribute refers to the original model.
+    """
+    watch = _Watch(copy, size_of(batches[0]), original)
     with torch.no_grad(), watch.attached():
-        for x in inputs:
-            copy(x.clone())  # some models write into their input
-            watch.end_of_batch()
-    return watch.seen
+        outputs = [output_of(copy, batch, call, watch) for batch in batches]
+    return Run(watch.seen, outputs, watch.strangers)
+
+
+def output_of(copy: nn.Module, batch: object, call=None, watch=None) -> Tensor | None:
+    """The main output for a batch, not more than is needed to compare it."""
+    out = feed(copy, clone(batch), call)  # some models write into their input
+    if watch is not None:
+        watch.end_of_batch()
+    first = next((y for y in tensors_in(out) if y.dim()), None)
+    size = size_of(batch) or (0 if first is None else len(first))
+    y = main_output(out, size) if size else None
+    if y is None:
+        return None
+    y = y.detach().float()
+    if y.dim() > 2:  # maps: some positions of each channel are enough
+        y = y.flatten(2)
+        y = y[..., :: max(y.size(2) // _POSITIONS, 1)]
+    return y
 
 
 class _Watch:
     """Hooks on a copy; in the first batch, which module made which tensor."""
 
-    def __init__(self, model: nn.Module, batch: int) -> None:
+    def __init__(self, model: nn.Module, batch: int, original=None) -> None:
         self.modules = dict(model.named_modules())
         self.batch = batch
         self.seen: dict[str, Seen] = {}
@@ -86,6 +152,9 @@ class _Watch:
         self.kept: list[Tensor] = []
         self.nearest: str = ""  # where the last module that tells has its channels
         self.dropout: tuple[str, float] | None = None
+        self.strangers: dict[str, int] = {}
+        self.known = set(self.modules.values())
+        self.original = set() if original is None else set(original.modules())
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
@@ -99,6 +168,10 @@ class _Watch:
                 )
             if norm or not list(module.children()) or _of_one_piece(module):
                 handles.append(module.register_forward_hook(self._hook_after(path)))
+        # For batch norms that the model does not hold: in a plain list, or made anew in
+        # each forward. Only a hook on all modules there are meets them.
+        everywhere = nn.modules.module.register_module_forward_pre_hook(self._meet)
+        handles.append(everywhere)
         try:
             yield
         finally:
@@ -108,6 +181,13 @@ class _Watch:
     def end_of_batch(self) -> None:
         self.first = False
         self.made, self.kept = {}, []
+
+    def _meet(self, module: nn.Module, args: tuple) -> None:
+        if module in self.original and is_norm(module):
+            raise CallsOriginal
+        if is_norm(module) and module not in self.known:
+            name = type(module).__name__
+            self.strangers[name] = self.strangers.get(name, 0) + self.first
 
     def _hook_before(self, path: str):
         def before(module, args, kwargs):
@@ -125,7 +205,7 @@ class _Watch:
             one.dropout = self.dropout or one.dropout
             if not one.shape:
                 one.shape = tuple(x.shape)
-                one.per_image = x.numel() / max(x.size(1), 1) / self.batch
+                one.per_image = x.numel() / max(x.size(1), 1) / (self.batch or len(x))
                 one.maker = self.made.get(id(original), (None,))[0]
                 one.axis = self._axis(original)
                 if x.dim() == 3 and min(x.shape[1:]) > 1:  # a variance needs two
@@ -178,17 +258,17 @@ def _spread(x: Tensor) -> tuple[float, float]:
     return tuple((x.float().mean(d).var() / whole).item() for d in ((0, 2), (0, 1)))
 
 
-def outputs_of(copy: nn.Module, x: Tensor) -> list[Tensor]:
+def outputs_of(copy: nn.Module, batch: object, call=None) -> list[Tensor]:
     """The floating-point tensors among a model's outputs; the same noise in every call."""
     # Not torch.manual_seed, which seeds CUDA even before it is in use.
     torch.default_generator.manual_seed(0)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(0)
-    leaves = _pytree.tree_leaves(copy(x.clone()))
-    return [y for y in leaves if isinstance(y, Tensor) and y.is_floating_point()]
+    leaves = tensors_in(feed(copy, clone(batch), call))
+    return [y for y in leaves if y.is_floating_point()]
 
 
-def recomputed(copy: nn.Module, x: Tensor) -> dict[str, tuple[int, int]]:
+def recomputed(copy: nn.Module, batch: object, call=None) -> dict[str, tuple[int, int]]:
     """For each batch norm, its calls in a forward and in the backward after it."""
     counts: dict[str, list[int]] = {}
     phase = 0
@@ -203,7 +283,9 @@ def recomputed(copy: nn.Module, x: Tensor) -> dict[str, tuple[int, int]]:
     ]
     try:
         with torch.enable_grad():
-            total = sum(y.sum() for y in outputs_of(copy, x) if y.requires_grad)
+            total = sum(
+                y.sum() for y in outputs_of(copy, batch, call) if y.requires_grad
+            )
             phase = 1
             if isinstance(total, Tensor):
                 total.backward()

@@ -3,9 +3,10 @@
 import html
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bnutils.doctor.codes import SEVERITIES, TABLE, Found
+from bnutils.doctor.compare import Comparison
 
 __all__ = ["Finding", "Report"]
 
@@ -71,12 +72,20 @@ class Report:
         How many batches were run through a copy of it.
     notes : list of str
         What could not be examined, and why.
+    checked : dict
+        ``report.checked[code][path]`` says what became of a check at a batch norm: "fine",
+        "found", "not applicable: ..." or "could not: ..."; checks of the whole model have
+        the path "".
+    comparison : Comparison or None
+        Outputs in evaluation against those in training mode, if they were compared.
     """
 
     findings: list[Finding]
     norms: int
     batches: int
     notes: list[str]
+    checked: dict[str, dict[str, str]] = field(default_factory=dict)
+    comparison: Comparison | None = None
 
     @property
     def codes(self) -> list[str]:
@@ -112,7 +121,7 @@ class Report:
             lines += _wrapped("  found    ", _evidence(group))
             lines += _wrapped("  means    ", worst.consequence)
             lines += _wrapped("  remedy   ", worst.remedy)
-        lines += [line for note in self.notes for line in _wrapped("note: ", note)]
+        lines += [line for words in self._below() for line in _wrapped("", words)]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -129,20 +138,46 @@ class Report:
         head = "".join(f"<th>{name}</th>" for name in names)
         caption = f"<caption>{_text(self._headline())}</caption>"
         table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        notes = "".join(f"<p>note: {_text(note)}</p>" for note in self.notes)
+        notes = "".join(f"<p>{_text(words)}</p>" for words in self._below())
         return (table if rows else f"<p>{_text(self._headline())}</p>") + notes
 
     def _headline(self) -> str:
         kinds = [(s, sum(f.severity == s for f in self)) for s in SEVERITIES]
         counts = ", ".join(_count(n, s) for s, n in kinds if n) or "no finding"
         seen = f"{_count(self.norms, 'batch norm')}, {_count(self.batches, 'batch')}"
+        if not self.norms and not self:
+            return f"nothing to examine ({seen})"
         return f"{counts} ({seen} examined)"
 
+    def _below(self) -> list[str]:
+        """What stands under the findings: the modes compared, what was not checked, notes."""
+        words = []
+        if self.comparison is not None:
+            words.append(f"modes: {self.comparison.sentence()}")
+        if missing := self._unchecked():
+            words.append(f"not checked: {missing}")
+        return words + [f"note: {note}" for note in self.notes]
+
+    def _unchecked(self) -> str:
+        """Kinds of finding that could not be looked for at every batch norm, by reason."""
+        by_reason: dict[str, list[str]] = {}
+        for code, places in self.checked.items():
+            for reason in dict.fromkeys(places.values()):
+                if reason.startswith("could not: "):
+                    by_reason.setdefault(reason.removeprefix("could not: "), []).append(
+                        code
+                    )
+        parts = []
+        for reason, codes in by_reason.items():
+            which = f"{len(codes)} kinds" if len(codes) > 3 else ", ".join(codes)
+            parts.append(f"{which} ({reason})")
+        return "; ".join(parts)
+
     def _groups(self) -> list[list[Finding]]:
-        """Findings of the same code and severity, each group by falling value."""
-        groups: dict[tuple[str, str], list[Finding]] = {}
+        """Findings of the same code, severity and remedy, each group by falling value."""
+        groups: dict[tuple[str, str, str], list[Finding]] = {}
         for one in self:
-            groups.setdefault((one.severity, one.code), []).append(one)
+            groups.setdefault((one.severity, one.code, one.remedy), []).append(one)
         return [sorted(g, key=lambda f: -abs(f.value)) for g in groups.values()]
 
 

@@ -1,12 +1,14 @@
 """What needs no data: settings, modes, stored statistics, the optimiser."""
 
-import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parameter import is_lazy
 
+from bnutils._modules import norms_of
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
+from bnutils.doctor.habits import is_blank, seen_batches
+from bnutils.doctor.trace import LAYERS
 
-__all__ = ["affine", "is_fresh", "steps_of", "stored"]
+__all__ = ["affine", "counts_of", "no_steps", "stored"]
 
 _DEAD = 1e-3  # |gamma| relative to the layer's root mean square
 _FLAT = 1e-6  # |gamma| of a whole layer
@@ -28,39 +30,6 @@ def stored(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def seen_batches(norm: nn.Module) -> int | None:
-    """How many batches a norm has counted; None where it does not count."""
-    count = getattr(norm, "num_batches_tracked", None)
-    return None if count is None or is_lazy(count) else int(count)
-
-
-def steps_of(optimizer: torch.optim.Optimizer | None, parameters=None) -> int | None:
-    """How many steps an optimiser's state has counted; None where it does not count."""
-    if optimizer is None:
-        return None
-    states = optimizer.state
-    wanted = states if parameters is None else [p for p in parameters if p in states]
-    counts = [states[p]["step"] for p in wanted if "step" in states[p]]
-    return max((int(c) for c in counts), default=None)
-
-
-def is_fresh(norms: dict[str, nn.Module], optimizer) -> bool:
-    """Whether nothing says that the model was trained: no batch, no step, no shift.
-
-    A shift (beta) starts with one value for all channels in every common scheme; after
-    training its values differ.
-    """
-    if optimizer is not None and optimizer.state:
-        return False
-    for norm in norms.values():
-        shift = getattr(norm, "bias", None)
-        if seen_batches(norm):
-            return False
-        if shift is not None and not is_lazy(shift) and bool((shift != shift[0]).any()):
-            return False
-    return True
-
-
 # ------------------------------------------------------------------ stored statistics
 
 
@@ -76,7 +45,17 @@ def nonfinite_statistics(case, path, norm):
     bad = ~mean.isfinite() | ~var.isfinite() | (var < 0)
     if n := int(bad.sum()):
         text = f"{n} of {bad.numel()} channels: not finite, or a negative variance"
-        return Found(text, n)
+        remedy = None
+        if bool(mean.isfinite().all() & var.isfinite().all()):
+            if bool((mean > 0).all()):  # as every variance is
+                text += "; all means are positive: are the two arrays swapped?"
+                remedy = "exchange running_mean and running_var; else recalibrate"
+            else:
+                remedy = (
+                    "a variance was averaged or reduced by hand: leave buffers out of that, "
+                    "then recalibrate"
+                )
+        return Found(text, n, remedy=remedy)
 
 
 @finding(
@@ -107,8 +86,8 @@ def frozen_by_requires_grad(case, path, norm):
     own = affine(norm)
     if not own:
         raise NotApplicable("it has no parameters")
-    if not (case.model.training and norm.training):
-        raise NotApplicable("it is in evaluation mode")
+    if not case.model.training or case.frozen(path):
+        raise NotApplicable("its statistics do not move")
     if not any(p.requires_grad for p in own):
         n = sum(p.numel() for p in own)
         text = f"training mode, but none of its {n} parameters requires a gradient"
@@ -124,22 +103,82 @@ def frozen_by_requires_grad(case, path, norm):
 )
 def never_updated(case, path, norm):
     mean, var = stored(norm)
+    if seen_batches(norm) or mean.any() or not bool((var == 1).all()):
+        return None
+    blank = is_blank(norm)
+    start = "0 batches seen"
+    end = "mean 0, variance 1 in all channels"
+    stepped = case.optimizer is not None and bool(case.optimizer.state)
+    if stepped and not case.habit(path).updates:
+        text = f"a {type(norm).__name__} that never updates: {end}"
+        remedy = "load its statistics, or use batch norm where you train from scratch"
+        return Found(text, 0, remedy=remedy)
+    usual = f"recalibrate: deploy.recalibrate or swa_utils.update_bn{case.tried()}"
+    if case.steps:
+        text = f"{start} after {case.steps} optimiser steps: {end}"
+        return Found(text, 0, remedy=usual)
+    lost = (
+        "load the checkpoint strictly: its batch norms were fused or have other names; or "
+        f"recalibrate{case.tried()}"
+    )
+    if not case.fresh and not (blank and case.model.training):
+        loaded = "; weight and bias are new as well: loaded in part?" if blank else ""
+        text = f"{start} in a trained model: {end}{loaded}"
+        return Found(text, 0, remedy=lost if blank else usual)
+    if case.fresh and not case.model.training and (why := _trained_weights(case.model)):
+        text = f"{start}, but the weights seem to be trained ({why}): {end}"
+        return Found(text, 0, severity="warning", remedy=lost)
     if case.fresh:
         raise NotApplicable("the model is fresh: no batch norm was trained")
-    if not seen_batches(norm) and not mean.any() and bool((var == 1).all()):
-        after = "in a trained model"
-        if steps := steps_of(case.optimizer):
-            after = f"after {steps} optimiser steps"
-        return Found(f"0 batches seen {after}: mean 0, variance 1 in all channels", 0)
+    raise NotApplicable("it is new: its training has not begun")
+
+
+_FIXED = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)  # standard deviations by habit
+
+
+def _trained_weights(model: nn.Module) -> str:
+    """What tells that linear and convolution weights are no initial ones, if anything does.
+
+    Every usual scheme draws all weights of a layer with one scale, which follows from the
+    number of inputs or of outputs, or is one of a few fixed ones. Fused weights have a
+    scale for each output, and follow that of the data. One odd layer of many proves
+    nothing, as heads are often initialised by hand: it must be a third of them.
+    """
+    layers = [
+        layer.weight.detach().float().flatten(1)
+        for layer in model.modules()
+        if isinstance(layer, LAYERS) and not is_lazy(layer.weight)
+    ]
+    odd = [reason for weight in layers if (reason := _odd_weights(weight))]
+    return odd[0] if 3 * len(odd) >= max(len(layers), 1) else ""
+
+
+def _odd_weights(weight: Tensor) -> str:
+    """Why no usual scheme makes these weights (outputs, inputs), or an empty string."""
+    outputs, inputs = weight.shape
+    squares = weight.square().mean(1)
+    rms = squares.mean().sqrt().item()
+    chance = (
+        2 / inputs
+    )  # relative variance of these means of squares, for normal weights
+    if outputs >= 8 and squares.var() > 10 * chance * squares.mean().square():
+        return "the outputs of layers have scales of their own"
+    # Kernel sizes are in `inputs`: by outputs, schemes count as many again.
+    smallest = min(1 / (3 * inputs) ** 0.5, (2 / (outputs * inputs)) ** 0.5)
+    usual = any(abs(rms / fixed - 1) < 0.2 for fixed in _FIXED)
+    if not usual and not 0.4 * smallest < rms < 3 * (2 / inputs) ** 0.5:
+        return f"root mean square {rms:.2g}, which is no scheme's"
+    return ""
 
 
 # ------------------------------------------------------------------ settings
 
 
-def _momentum(norm: nn.Module) -> float:
-    if norm.momentum is None or not norm.track_running_stats:
+def _momentum(case, path: str, norm: nn.Module) -> float:
+    habit = case.habit(path)
+    if habit.momentum is None or not habit.updates:
         raise NotApplicable("it keeps no moving average")
-    return norm.momentum
+    return habit.momentum
 
 
 @finding(
@@ -150,20 +189,22 @@ def _momentum(norm: nn.Module) -> float:
     remedy="PyTorch's momentum is the weight of the new batch: 0.1, not 0",
 )
 def momentum_zero(case, path, norm):
-    if _momentum(norm) == 0:
+    if _momentum(case, path, norm) == 0:
         return Found("momentum = 0", 0)
 
 
 @finding(
     "momentum-one",
     "warning",
-    what="momentum 1",
-    means="the running statistics are those of the last batch alone",
+    what="momentum 0.9 or more",
+    means="the running statistics are those of the last batch, or nearly",
     remedy="PyTorch's momentum is the weight of the new batch: 0.1, or None to average",
 )
 def momentum_one(case, path, norm):
-    if _momentum(norm) == 1:
-        return Found("momentum = 1", 1)
+    momentum = _momentum(case, path, norm)
+    if 0.9 <= momentum <= 1:
+        keras = "" if momentum == 1 else ": Keras's, the weight of the old value?"
+        return Found(f"momentum = {momentum:g}{keras}", momentum)
 
 
 @finding(
@@ -174,7 +215,7 @@ def momentum_one(case, path, norm):
     remedy="choose a momentum between 0 and 1, or None",
 )
 def momentum_range(case, path, norm):
-    momentum = _momentum(norm)
+    momentum = _momentum(case, path, norm)
     if not 0 <= momentum <= 1:
         return Found(f"momentum = {momentum:g}", momentum)
 
@@ -201,7 +242,7 @@ def no_running_stats(case, path, norm):
 def tracking_off(case, path, norm):
     if norm.running_mean is None or norm.running_var is None:
         raise NotApplicable("it keeps no running statistics")
-    if not norm.track_running_stats:
+    if not getattr(norm, "track_running_stats", True):
         return Found(
             "track_running_stats = False, but 2 buffers of statistics are there", 2
         )
@@ -234,7 +275,9 @@ def dead_channels(case, path, norm):
         raise NotApplicable("it has no weight")
     size = gamma.detach().abs().float()
     typical = size.square().mean().sqrt().item()
-    if case.fresh and not size.any():
+    shift = getattr(norm, "bias", None)
+    untouched = shift is None or not shift.any()
+    if not size.any() and untouched and not case.steps:
         return None  # a residual branch may start at zero
     dead = int((size <= max(_DEAD * typical, _FLAT)).sum())
     if dead:
@@ -267,11 +310,22 @@ def decayed_norm(case, path, norm):
             return Found(f"weight_decay = {decay:g}", decay)
 
 
+def counts_of(case) -> dict[str, tuple[int, int]]:
+    """Batches seen and steps taken, for batch norms that train and count."""
+    counts = {}
+    for path, norm in case.norms.items():
+        steps = case.steps_of(affine(norm)) or case.steps
+        if norm.training and steps and seen_batches(norm) is not None:
+            counts[path] = (seen_batches(norm), steps)
+    return counts
+
+
 @finding(
     "several-forwards",
-    "warning",
+    "note",
     what="batches seen are a multiple (2 to 32) of the steps taken",
-    means="statistics are of micro-batches and move several times per step",
+    means="either statistics are of micro-batches and move several times per step, or "
+    "another optimiser trained the model before",
     remedy="count m per micro-batch; momentum 1 - (1 - a)**(1/k) keeps the memory per step",
     unless=("shared-norm", "recomputed"),
 )
@@ -280,15 +334,11 @@ def several_forwards(case, path, norm):
 
     It is within k of k·steps for some k in about one count in ten at 1,000 steps, and in
     one in a hundred at 10,000; hence also: the same k in every batch norm that trains.
+    Two stages of training, with a new optimiser for the second, look the same: a note.
     """
-    counts = {}
-    for other, one in case.norms.items():
-        count = seen_batches(one)
-        steps = steps_of(case.optimizer, affine(one)) or steps_of(case.optimizer)
-        if one.training and steps and count is not None:
-            counts[other] = (count, steps)
+    counts = counts_of(case)
     if path not in counts:
-        raise CouldNot("no optimizer that counts its steps was given")
+        raise CouldNot(no_steps(case))
     n, steps = counts[path]
     k = round(n / steps)
     together = all(
@@ -298,3 +348,45 @@ def several_forwards(case, path, norm):
     if 2 <= k <= 32 and together:
         text = f"{n} batches seen in {steps} optimiser steps: {k} per step"
         return Found(text, k)
+
+
+def no_steps(case) -> str:
+    """Why batches cannot be compared with steps."""
+    if case.optimizer is None:
+        return "no optimizer was given"
+    return f"{type(case.optimizer).__name__} counts no steps, or has taken none"
+
+
+# ------------------------------------------------------------------ other modules
+
+
+@finding(
+    "unregistered-norm",
+    "error",
+    what="batch norms that model.modules() does not hold",
+    means="eval(), to(), state_dict() and the optimiser do not reach them",
+    remedy="make them once, in the constructor, and keep lists in nn.ModuleList",
+    whole=True,
+)
+def unregistered_norm(case):
+    """In a plain list or dict, or made anew in each forward (seen by running)."""
+    held = set(case.model.modules())
+    hidden = {}
+    for path, module in case.model.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, part in parts:
+                if isinstance(part, nn.Module) and part not in held and norms_of(part):
+                    where = f"{path}.{name}[{key!r}]".lstrip(".")
+                    hidden[where] = type(part).__name__
+    if hidden:
+        text = f"{len(hidden)} modules with batch norm in a plain list or dict"
+        return Found(text, len(hidden), path=next(iter(hidden)))
+    strangers = case.as_training.strangers
+    if strangers:
+        n = sum(strangers.values())
+        text = f"{n} calls per forward of {', '.join(strangers)} that the model does not hold"
+        return Found(text, n)
+    return None

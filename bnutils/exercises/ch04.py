@@ -67,8 +67,6 @@ def _one_update(answer, x, g):
     reversed_mean = 0.2 * old_mean + 0.8 * x.mean(dims)
     mistakes = {"momentum weighs the new batch, not the old value": reversed_mean}
     remark = find_remark(mean, bn.running_mean, mistakes, off)
-    if remark:
-        return remark
     biased, n = x.var(dims, correction=0), len(x)
     mistakes = {
         "that variance normalises; the one to store estimates other data": (
@@ -78,7 +76,9 @@ def _one_update(answer, x, g):
             0.8 * old_var + 0.2 * biased * n / (n - 1)
         ),
     }
-    return find_remark(var, bn.running_var, mistakes, name="the running variance")
+    return remark or find_remark(
+        var, bn.running_var, mistakes, name="the running variance"
+    )
 
 
 @exercise("04.3")

@@ -89,8 +89,6 @@ def _absorbed(new_weight, new_bias, gamma, beta, weight, bias):
         mistakes[rows] = weight * gamma[:, None]
     off = f"the weight is off by up to {gap(new_weight, right):.2g}"
     remark = find_remark(new_weight, right, mistakes, off)
-    if remark:
-        return remark
     mistakes = {
         "the bias has not changed: where did beta go?": bias,
         "the bias that was there is missing": weight @ beta,
@@ -103,7 +101,7 @@ def _absorbed(new_weight, new_bias, gamma, beta, weight, bias):
     off = f"the bias is off by up to {gap(new_bias, expected):.2g}"
     if as_array(new_bias).shape != tuple(expected.shape):
         off = f"the bias should have shape {tuple(expected.shape)}"
-    return find_remark(new_bias, expected, mistakes, off)
+    return remark or find_remark(new_bias, expected, mistakes, off)
 
 
 @exercise("06.4")

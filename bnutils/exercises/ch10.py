@@ -63,8 +63,6 @@ def merge(answer):
     mean, var = result
     off = f"the mean is off by {gap(mean, x.mean((0, 1))):.3g} (shape (C,)?)"
     remark = find_remark(mean, x.mean((0, 1)), otherwise=off)
-    if remark:
-        return remark
     within, between = variances.mean(0), means.var(0)
     mistakes = {
         "the average of the variances misses what differs between batches": within,
@@ -72,4 +70,4 @@ def merge(answer):
         "divide the variance of the means by K": within + means.var(0, ddof=1),
         "add a variance, not a standard deviation": within + means.std(0),
     }
-    return find_remark(var, within + between, mistakes, name="the variance")
+    return remark or find_remark(var, within + between, mistakes, name="the variance")

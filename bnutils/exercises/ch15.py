@@ -61,14 +61,12 @@ def _judge_merged(found, a, b, right):
     mistakes = {"the larger part should weigh more in the mean": (a[1] + b[1]) / 2}
     off = f"the mean is off by up to {gap(found[1], mean):.3g}"
     remark = find_remark(found[1], mean, mistakes, off)
-    if remark:
-        return remark
     mistakes = {
         "the squares within are there, those between are missing": a[2] + b[2],
         "a sum of squares is asked for, not the variance": squares / m,
     }
     off = f"the squares are off by up to {gap(found[2], squares):.3g}"
-    return find_remark(found[2], squares, mistakes, off)
+    return remark or find_remark(found[2], squares, mistakes, off)
 
 
 @exercise("15.3")

@@ -45,13 +45,11 @@ def affine(answer):
         "the scale leaves out the weight": right / weight,
     }
     remark = find_remark(scale, right, mistakes, name="the scale")
-    if remark:
-        return remark
     mistakes = {
         "the mean is scaled, too, before it is subtracted": bias - mean,
         "the shift has the wrong sign of the mean": bias + mean * right,
     }
-    return find_remark(shift, bias - mean * right, mistakes, name="the shift")
+    return remark or find_remark(shift, bias - mean * right, mistakes, name="the shift")
 
 
 @exercise("16.3")
@@ -71,11 +69,9 @@ def combine(answer):
     halves = (parts[0][1] + parts[1][1]) / 2
     mistakes = {"the mean: a piece counts by the number of its values": halves}
     remark = find_remark(mean, both.mean(0), mistakes, name="the mean")
-    if remark:
-        return remark
     right = (both - both.mean(0)).square().sum(0)
     mistakes = {
         "the squares miss what differs between the pieces": parts[0][2] + parts[1][2],
         "return the sum of squared deviations, not the variance": right / len(both),
     }
-    return find_remark(m2, right, mistakes, name="the sum of squares")
+    return remark or find_remark(m2, right, mistakes, name="the sum of squares")

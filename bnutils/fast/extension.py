@@ -28,9 +28,8 @@ NAME = "bnutils_batch_norm"
 CSRC = Path(__file__).with_name("csrc")
 
 kernel: ModuleType | None = None  # once it is loaded
-_failed: dict[
-    Path, str
-] = {}  # why, for each folder where a build of this process failed
+# Why a build of this process failed, by the folder that it was for.
+_failed: dict[Path, str] = {}
 
 
 class NotAvailableError(RuntimeError):

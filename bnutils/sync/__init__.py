@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from bnutils import norm
-from bnutils.sync.functional import Standardize, per_channel
+from bnutils.norm import per_channel
+from bnutils.sync.functional import Standardize
 from bnutils.sync.processes import LaunchError, launch, process_group, run
 
 __all__ = ["BatchNorm1d", "LaunchError", "convert", "launch", "process_group", "run"]

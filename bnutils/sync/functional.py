@@ -9,20 +9,14 @@ import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
 
-from bnutils.norm import batch_stats
+from bnutils.norm import batch_stats, per_channel
 
 __all__ = [
     "AllSum",
     "Standardize",
-    "per_channel",
     "whole_batch_gradient",
     "whole_batch_stats",
 ]
-
-
-def per_channel(value: Tensor, x: Tensor) -> Tensor:
-    """Reshape (C,) so that it broadcasts over ``x``: (1, C) or (1, C, 1)."""
-    return value.view(1, -1, *(1,) * (x.dim() - 2))
 
 
 def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
@@ -88,8 +82,7 @@ def whole_batch_gradient(
     sums = [g.sum(dims), (g * x_hat).sum(dims)]  # (C,) each, of this rank's part
     if g_rstd is not None:  # only when a gradient is differentiated again
         sums.append(g_rstd)
-    # The count is 0 if no rank has data; then there is nothing to divide either.
-    means = AllSum.apply(torch.stack(sums), group) / max(count, 1)
+    means = AllSum.apply(torch.stack(sums), group) / count  # unused if there is no data
     mean_g, mean_gx = per_channel(means[0], g), per_channel(means[1], g)
     r = per_channel(rstd, g)
     dx = r * (g - mean_g - x_hat * mean_gx)

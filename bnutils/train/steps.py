@@ -1,17 +1,18 @@
 """One training step of :func:`bnutils.train.fit`: by autograd, or by the fused kernel."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnutils import _modules as _context
-from bnutils import fast, norm
+from bnutils import _modules, fast, norm
 from bnutils.fast import extension
 from bnutils.train.optim import OPTIMIZERS, make_optimizer
 
+# The classes whose forward and backward pass the kernel knows to be the book's. Classes
+# derived from them may do something else.
 NORMS = {nn.BatchNorm1d, norm.BatchNorm1d, fast.BatchNorm1d}
 NORMS |= {fast.TorchBatchNorm1d, fast.CompileBatchNorm1d, fast.KernelBatchNorm1d}
 
@@ -19,7 +20,15 @@ NORMS |= {fast.TorchBatchNorm1d, fast.CompileBatchNorm1d, fast.KernelBatchNorm1d
 class AutogradStep:
     """Forward, loss, ``backward()``, optimiser; any model, any optimiser."""
 
-    def __init__(self, model, kind, lr, weight_decay, label_smoothing, classes) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: str | Callable[..., torch.optim.Optimizer],
+        lr: float,
+        weight_decay: float,
+        label_smoothing: float,
+        classes: int,
+    ) -> None:
         self.model, self.smoothing, self.classes = model, label_smoothing, classes
         self.optimizer = make_optimizer(kind, model, lr, weight_decay)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -32,15 +41,15 @@ class AutogradStep:
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
         """Return loss and hits before the update; no update if the loss is not finite."""
-        logits = _context.forward(self.model, x, self.classes)
+        logits = _modules.forward(self.model, x, self.classes)
         loss = F.cross_entropy(logits, y, label_smoothing=self.smoothing)
         hits = (logits.detach().argmax(1) == y).sum()
-        found = loss.item(), hits.item()
-        if math.isfinite(found[0]):
+        value = loss.item()
+        if math.isfinite(value):
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-        return found
+        return value, hits.item()
 
 
 class FusedStep:
@@ -58,7 +67,15 @@ class FusedStep:
         The kernel cannot be compiled here.
     """
 
-    def __init__(self, model, kind, lr, weight_decay, label_smoothing, classes) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: str,
+        lr: float,
+        weight_decay: float,
+        label_smoothing: float,
+        classes: int,
+    ) -> None:
         if kind not in ("sgd", "plain_sgd"):
             _refuse(f"the optimiser 'sgd' or 'plain_sgd', but got {kind!r}")
         layers = list(_blocks(model))
@@ -89,16 +106,17 @@ class FusedStep:
         shape = tuple(x.shape)
         if x.dim() != 2 or x.size(1) != self.inputs or x.dtype != self.dtype:
             raise RuntimeError(
-                f"{_context.not_accepted(shape)} and {x.dtype}: "
+                f"{_modules.not_accepted(shape)} and {x.dtype}: "
                 f"engine 'fused' expects (B, {self.inputs}) and {self.dtype}"
             )
         if len(x) == 1 and self.normalised:
             raise ValueError(
                 "Expected more than 1 value per channel when training, but got "
-                + _context.too_small(shape)
+                + _modules.too_small(shape)
             )
-        found = self.kernel(x.contiguous(), y.contiguous(), self.lr)
-        loss, hits, row_of_bad_label = found
+        loss, hits, row_of_bad_label = self.kernel(
+            x.contiguous(), y.contiguous(), self.lr
+        )
         if row_of_bad_label >= 0:
             label = y[row_of_bad_label]
             raise ValueError(f"label {label} for {self.outputs} classes")
@@ -127,6 +145,7 @@ def _blocks(model: nn.Module) -> Iterator[tuple[nn.Linear, nn.Module | None]]:
 
 
 def _take(parts: list[nn.Module], kinds: set[type], name: str) -> nn.Module:
+    """Remove the first module from the list and return it; refuse one of another kind."""
     if not parts or type(parts[0]) not in kinds:
         found = _name(parts[0]) if parts else "the end"
         _refuse(f"blocks of Linear, BatchNorm1d or none, ReLU: {found} is not {name}")
@@ -147,9 +166,8 @@ def _check_fit(linear: nn.Linear, bn: nn.Module | None) -> None:
 
 def _check_tensors(model: nn.Module) -> None:
     """Refuse hooks, frozen or shared parameters, other devices, mixed dtypes."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     for module in model.modules():
-        if any(getattr(module, hook) for hook in (*hooks, "_backward_pre_hooks")):
+        if any(getattr(module, hook) for hook in _modules.HOOKS):
             _refuse(f"a model without hooks, but {_name(module)} has one")
     parameters = list(model.parameters())
     total = sum(len(list(layer.parameters())) for layer in model)

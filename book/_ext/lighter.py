@@ -51,9 +51,10 @@ def version_of_styles(app) -> str:
     """What makes the bundle's address a new one for the browser when the styles change.
 
     The bundle itself is written after the pages, since some extensions bring their style sheets
-    at the very end. It changes with the book's own sheet and with the extensions' versions.
+    at the very end. It changes with the book's own sheets and with the extensions' versions.
     """
-    own = (ROOT / "book" / "_static" / "custom.css").read_text("utf8")
+    sheets = sorted((ROOT / "book" / "_static").glob("*.css"))
+    own = [sheet.read_text("utf8") for sheet in sheets]
     extensions = sorted((name, one.version) for name, one in app.extensions.items())
     return f"{zlib.crc32(repr((own, extensions)).encode()):08x}"
 

@@ -44,7 +44,7 @@ for epoch in range(3):
 torch.save(model.state_dict(), "digits.pt")  # weights and running statistics
 
 loaded = make_model()
-loaded.load_state_dict(torch.load("digits.pt"))
+loaded.load_state_dict(torch.load("digits.pt", weights_only=True))
 loaded.eval()
 image, label = test_loader.dataset[0]
 with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
 import sys
@@ -15,6 +16,7 @@ from provenance import ROOT
 from torch import nn
 
 from bnutils import data
+from bnutils.data import vision
 
 BOOK = ROOT / "book"
 SCRIPTS = BOOK / "scripts"
@@ -233,3 +235,33 @@ def test_the_list_on_top_of_the_faq_is_made_from_its_headings():
     page = (BOOK / "faq.md").read_text("utf8")
     assert "```{contents}" in page
     assert len(re.findall(r"^### .+\?$", page, re.M)) >= 60
+
+
+@pytest.mark.parametrize("name", ["welcome.md", "cheat_sheet.md"])
+def test_the_core_lines_run(name):
+    x, y = torch.rand(64, 784), torch.randint(10, (64,))
+    batches = torch.utils.data.TensorDataset(x, y)
+    names = {"torch": torch, "nn": nn, "image": x[0]}
+    names["model"] = nn.Sequential(nn.Linear(784, 10, bias=False), nn.BatchNorm1d(10))
+    names["loader"] = torch.utils.data.DataLoader(batches, batch_size=16)
+    (block,) = BLOCK.findall((BOOK / name).read_text("utf8"))
+    exec(block[1], names)
+    assert names["answer"].shape == (1,)
+    assert not names["model"].training
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(os.name == "nt", reason="a link to the folder of the data")
+def test_the_page_prints_what_the_program_prints(monkeypatch, tmp_path, capsys):
+    if data.load().name != "MNIST":
+        pytest.skip("needs MNIST: BNUTILS_DATA names its folder")
+    vision.import_mnist()
+    (tmp_path / "data").symlink_to(os.environ["BNUTILS_DATA"], target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(SCRIPTS / "use_it.py"), run_name="__main__")
+    page = (BOOK / "use_it.md").read_text("utf8")
+    stated = re.findall(r"^epoch \d: ([\d.]+)% right$", page, re.M)
+    printed = re.findall(r"^epoch \d: ([\d.]+)% right$", capsys.readouterr().out, re.M)
+    assert len(printed) == len(stated) == 3
+    for said, was in zip(stated, printed):
+        assert abs(float(said) - float(was)) < 0.4  # bits differ between processors

@@ -167,10 +167,16 @@ def answers(entry: str) -> list[str]:
     return parts
 
 
-@pytest.mark.parametrize("entry", ["book/faq", "book/claims"])
-def test_every_answer_is_linked_to_a_chapter(entry):
+EVIDENCE = {  # a chapter; for a question also an answer elsewhere, or a public source
+    "book/faq": r"\.ipynb#|\{ref\}`[^`]*<(ch|ex|use)-|\]\((error|symptom)-|\]\(https://|\{cite",
+    "book/claims": r"\.ipynb#|\{ref\}`[^`]*<ch-",
+}
+
+
+@pytest.mark.parametrize("entry", EVIDENCE)
+def test_every_answer_is_linked_to_its_evidence(entry):
     for part in answers(entry):
-        assert re.search(r"\.ipynb#|\{ref\}`[^`]*<ch-", part), part
+        assert re.search(EVIDENCE[entry], part), part
 
 
 def printed(path: Path) -> str:
@@ -186,5 +192,11 @@ def test_decimals_of_an_answer_stand_in_the_chapter_that_it_names(entry):
     for part in answers(entry):
         linked = re.findall(r"notebooks/(\w+)\.ipynb", part)
         evidence = "".join(printed(NOTEBOOKS / f"{name}.ipynb") for name in linked)
+        if "<use-it>" in part:
+            evidence += prose(ROOT / "book" / "use_it.md")
+        # Addresses, and the numbers of versions and exercises, are no results.
+        part = re.sub(
+            r"\]\(https?://[^)]*\)|(?:arXiv:|PyTorch |Exercise )[\d.]+", "", part
+        )
         for number in re.findall(r"\b\d+\.\d+\b", part):
             assert re.search(rf"\b{re.escape(number)}\b", evidence), (number, part)

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="SIGKILL"),
+    pytest.mark.nightly,  # eight processes
+]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,7 +41,6 @@ def printed(path: Path) -> str:
     return "".join("".join(o["text"]) for c in cells for o in c["outputs"])
 
 
-@pytest.mark.nightly
 def test_killed_execution_of_a_notebook(tmp_path):
     path = tmp_path / "99_try.ipynb"
     before = notebook(path, 7)

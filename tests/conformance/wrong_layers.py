@@ -106,7 +106,8 @@ def with_backward(along_one, along_x_hat):
     class Whiten(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, mean, std):
-            ctx.save_for_backward(x_hat := (x - mean) / std, std)
+            x_hat = (x - mean) / std
+            ctx.save_for_backward(x_hat, std)
             return x_hat
 
         @staticmethod

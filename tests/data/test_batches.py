@@ -38,6 +38,7 @@ def test_drop_last_leaves_the_incomplete_batch_out(small):
     assert sizes == [4, 4] and data.number_of_batches(small.train, 4, True) == 2
     assert data.number_of_batches(small.train, 4) == 3
     assert data.number_of_batches(small.train, 5) == 2
+    assert data.number_of_batches(small.train, 1) == 10
 
 
 def test_without_shuffling_the_order_is_kept(small):

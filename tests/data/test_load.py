@@ -48,6 +48,8 @@ def test_split_is_the_documented_permutation(folder):
     assert d.valid.y.tolist() == (order[:5_000] % 10).tolist()
     assert d.train.y.tolist() == (order[5_000:] % 10).tolist()
     assert order[:5].tolist() == [3083, 2076, 1414, 381, 4483]  # pinned
+    ink = (order[5_000:] % 251) / 255
+    assert (d.mean, d.std) == pytest.approx((ink.mean(), ink.std()), rel=1e-13)
 
 
 def test_offline_digits_show_the_digits_of_scikit_learn():

@@ -290,6 +290,36 @@ def test_classes_that_never_update_are_frozen(batches):
     )
 
 
+class OwnBatchNorm(nn.Module):
+    """A reader's own class: it keeps what batch norm keeps, and nothing else."""
+
+    momentum = 0.1
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(4))
+        self.register_buffer("running_var", torch.ones(4))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x):
+        if self.training:
+            self.num_batches_tracked += 1
+            share = self.momentum or 1 / self.num_batches_tracked
+            self.running_mean.lerp_(x.mean(0), float(share))
+            self.running_var.lerp_(x.var(0), float(share))
+        return x
+
+
+def test_a_batch_norm_of_the_readers_own_is_recalibrated_too(batches):
+    ours, theirs = nn.Sequential(OwnBatchNorm()).double(), nn.BatchNorm1d(4).double()
+    ours(50 + batches[0])
+    (norm,) = deploy.recalibrate(ours, batches).changed
+    deploy.recalibrate(theirs, batches)
+    assert norm.kind == "OwnBatchNorm"
+    torch.testing.assert_close(ours[0].running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours[0].running_var, theirs.running_var)
+
+
 def test_a_model_without_gradients_at_all_is_not_frozen(batches):
     """As it is served: nothing learns, so it says nothing about batch norm."""
     model = small().requires_grad_(False).eval()
@@ -386,6 +416,8 @@ def test_batches_come_in_the_forms_in_which_loaders_give_them(batches):
         deploy.recalibrate(pairs[0], batches)
     one = nn.Sequential(nn.BatchNorm1d(4)).double()
     assert deploy.recalibrate(one, batches[0]).batches == 1  # a tensor is one batch
+    both = {"left": batches[0], "right": batches[0]}
+    assert deploy.recalibrate(Pair().double(), both).batches == 1
 
 
 def test_a_norm_that_is_called_by_keyword_is_reached(batches):

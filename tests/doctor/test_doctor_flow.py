@@ -64,7 +64,8 @@ def test_bias_that_has_an_effect_is_not_redundant(forward, opaque):
 
 def test_bias_of_the_last_axis_is_not_redundant_for_channels_in_axis_1():
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(5))
-    assert codes(model, batches(shape=(5, 6))) == []
+    report = doctor.examine(model, batches(shape=(5, 6)))
+    assert [(f.code, f.severity) for f in report] == [("wrong-axis", "note")]
 
 
 def test_bias_before_a_frozen_batch_norm_is_not_redundant():
@@ -243,11 +244,11 @@ def test_dimension_1_holds_the_channels_if_it_varies_twice_as_much(ratio, severi
 def test_the_spread_of_positions_and_channels_by_hand():
     channels = torch.tensor([0.0, 2.0, 4.0])[:, None].expand(5, 3, 3)  # (N, C, L)
     whole = 8 / 3 * 45 / 44  # of 0, 2 and 4, each 15 times, unbiased
-    seen = observe(nn.BatchNorm1d(3), [channels])[""]
+    seen = observe(nn.BatchNorm1d(3), [channels]).seen[""]
     assert seen.spread == pytest.approx((4 / whole, 0.0))
-    seen = observe(nn.BatchNorm1d(3), [channels.transpose(1, 2)])[""]
+    seen = observe(nn.BatchNorm1d(3), [channels.transpose(1, 2)]).seen[""]
     assert seen.spread == pytest.approx((0.0, 4 / whole))
-    seen = observe(nn.BatchNorm1d(3), [torch.ones(5, 3, 3)])[""]
+    seen = observe(nn.BatchNorm1d(3), [torch.ones(5, 3, 3)]).seen[""]
     assert seen.spread == (0.0, 0.0)
 
 
@@ -315,13 +316,13 @@ class Amplifier(nn.Dropout):
     [
         ((2.0, 4.0), (1.0, 1.0), 8**0.5),  # the geometric mean
         ((2.0, 4.0, 1.0), (1.0, 1.0, 0.0), 8**0.5),  # but for constant channels
-        ((1.021,), (1.0,), 1.021),
-        ((1.019,), (1.0,), None),
+        ((1.16,), (1.0,), 1.16),
+        ((1.14,), (1.0,), None),
         ((0.5,), (1.0,), None),
         ((1.0,), (0.0,), None),
     ],
 )
-def test_dropout_is_harmful_from_two_percent_of_variance(ratios, scale, ratio):
+def test_dropout_is_harmful_from_fifteen_percent_of_variance(ratios, scale, ratio):
     bn = nn.BatchNorm1d(len(ratios))
     model = Opaque(lambda m, x: m.bn(m.drop(x)), drop=Amplifier(*ratios), bn=bn)
     x = torch.randn(64, len(ratios)) * torch.tensor(scale)
@@ -419,7 +420,7 @@ def test_calls_in_the_backward_are_counted_apart():
     (one,) = report["recomputed"]
     assert one.evidence == "1 call in the forward, 1 more in the backward"
     (one,) = report["shared-norm"]
-    assert one.evidence == "called 2 times per forward"
+    assert one.evidence.startswith("called 2 times per forward, up to ")
 
 
 def test_models_without_a_gradient_have_no_backward():

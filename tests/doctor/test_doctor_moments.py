@@ -142,7 +142,7 @@ def test_what_a_norm_receives_is_noted_over_all_batches_and_calls():
         pooled=nn.BatchNorm1d(3),
     )
     data = [torch.randn(4, 2, 6), torch.randn(4, 2, 6), torch.randn(2, 2, 6)]
-    seen = observe(model, data)
+    seen = observe(model, data).seen
     assert {path: (s.calls, s.shape, s.per_image) for path, s in seen.items()} == {
         "pooled": (1, (4, 3), 1),
         "bn": (2, (4, 3, 5), 5),
@@ -157,7 +157,7 @@ def test_what_a_norm_receives_is_noted_over_all_batches_and_calls():
 
 def test_values_per_image_count_rows_made_of_one_image():
     model = Called(lambda m, x: m.bn(x.reshape(-1, 3)), bn=nn.BatchNorm1d(3))
-    (one,) = observe(model, [torch.randn(4, 5, 3)]).values()
+    (one,) = observe(model, [torch.randn(4, 5, 3)]).seen.values()
     assert (one.shape, one.per_image) == ((20, 3), 5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from patients import (
     batches,
     net,
@@ -44,11 +45,38 @@ def test_report_as_text_table_and_data():
         report["stale"]
 
 
-def test_healthy_report_is_false_and_says_so():
+def test_healthy_report_is_false_and_says_what_was_not_checked():
     report = doctor.examine(net())
     assert not report
-    assert str(report) == "no finding (1 batch norm, 0 batches examined)"
+    first, *rest = str(report).splitlines()
+    assert first == "no finding (1 batch norm, 0 batches examined)"
+    words = " ".join(" ".join(rest).split())
+    assert words.startswith("not checked: ")
+    assert "kinds (no batches were given)" in words
+    assert "(no optimizer was given)" in words
     assert "<table" not in report._repr_html_()
+    assert "kinds (no batches were given)" in report._repr_html_()
+
+
+class Second(nn.Sequential):
+    """Goes past the first of its two modules."""
+
+    def forward(self, x):
+        return self[1](x)
+
+
+def test_report_says_what_became_of_each_check_at_each_norm():
+    model, _ = trained(net())
+    model.append(Second(nn.BatchNorm1d(3), nn.BatchNorm1d(3, momentum=0.0)))
+    report = doctor.examine(model, batches(), torch.optim.SGD(model.parameters(), 0.1))
+    assert set(report.checked) == set(doctor.CODES)
+    checked = report.checked["momentum-zero"]
+    assert checked == {"1": "fine", "4.0": "fine", "4.1": "found"}
+    assert report.checked["tiny-batch"]["4.0"] == "could not: no batch reached it"
+    assert report.checked["tiny-batch"]["1"] == "fine"
+    assert report.checked["sync-without-group"]["1"].startswith("not applicable: ")
+    assert report.checked["several-forwards"]["1"].startswith("could not: SGD counts")
+    assert "no batch reached 4.0 (1 of 3)" in report.notes
 
 
 def test_many_modules_of_one_finding_share_a_row():
@@ -82,7 +110,7 @@ def dead(n):
 @pytest.mark.parametrize(
     ("findings", "norms", "batches", "headline"),
     [
-        ([], 0, 0, "no finding (0 batch norms, 0 batches examined)"),
+        ([], 0, 0, "nothing to examine (0 batch norms, 0 batches)"),
         ([], 1, 1, "no finding (1 batch norm, 1 batch examined)"),
         (dead(1), 2, 8, "1 note (2 batch norms, 8 batches examined)"),
         (dead(2), 2, 2, "2 notes (2 batch norms, 2 batches examined)"),

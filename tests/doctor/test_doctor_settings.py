@@ -184,7 +184,7 @@ def test_never_updated_takes_untouched_statistics_in_a_trained_model(
     bn.running_mean[2], bn.running_var[2] = mean, var
     bn.num_batches_tracked = None if count is None else torch.tensor(count)
     assert not doctor.examine(bn)["never-updated"]  # fresh
-    report = doctor.examine(nn.Sequential(used(), bn))
+    report = doctor.examine(nn.Sequential(used(), bn).eval())
     assert [f.path for f in report["never-updated"]] == ["1"] * found
     for one in report["never-updated"]:
         assert one.evidence.startswith("0 batches seen in a trained model: ")
@@ -199,6 +199,38 @@ def test_a_shift_that_differs_between_channels_tells_of_training():
     assert doctor.examine(bn).codes == ["never-updated"]
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_norm_that_is_new_in_all_is_blamed_in_evaluation_alone(training):
+    model = nn.Sequential(used(), nn.BatchNorm1d(4)).train(training)
+    found = doctor.examine(model)["never-updated"]
+    assert [f.path for f in found] == ([] if training else ["1"])
+    for one in found:
+        assert one.evidence.endswith("weight and bias are new as well: loaded in part?")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda w: w, False),
+        (lambda w: 0.07 * w, True),
+        (lambda w: w / w.std() * 0.02, False),
+        (lambda w: nn.init.kaiming_normal_(w, mode="fan_out"), False),
+        (lambda w: 20 * w, True),
+        (lambda w: w * torch.linspace(0.2, 2, len(w))[:, None], True),
+        (lambda w: nn.init.kaiming_normal_(w), False),
+        (lambda w: nn.init.xavier_uniform_(w), False),
+        (lambda w: nn.init.orthogonal_(w), False),
+    ],
+)
+def test_weights_that_no_scheme_makes_tell_that_the_norms_were_lost(change, found):
+    """A fused checkpoint, say, loaded with strict=False."""
+    model = nn.Sequential(nn.Linear(32, 24, bias=False), nn.BatchNorm1d(24))
+    with torch.no_grad():
+        model[0].weight.copy_(change(model[0].weight.clone()))
+    assert not doctor.examine(model)  # fresh, as far as anybody knows
+    assert bool(doctor.examine(model.eval())["never-updated"]) is found
+
+
 @pytest.mark.parametrize(
     ("momentum", "code"),
     [
@@ -207,7 +239,9 @@ def test_a_shift_that_differs_between_channels_tells_of_training():
         (-0.25, "momentum-range"),
         (1.25, "momentum-range"),
         (0.001, None),
-        (0.999, None),
+        (0.89, None),
+        (0.9, "momentum-one"),
+        (0.999, "momentum-one"),
         (None, None),
     ],
 )
@@ -237,12 +271,12 @@ def test_one_missing_statistic_is_enough():
         ([1.0, 1.0, 1.0, 0.0, 0.0], 2, "note"),
         ([1e-6] * 4, 4, "warning"),
         ([1.1e-6] * 4, 0, None),
-        ([0.0] * 4, 4, "warning"),
+        ([0.0] * 4, 4, "warning"),  # beta is not
     ],
 )
 def test_dead_channels_by_hand(gamma, dead, severity):
     bn = used(len(gamma))
-    bn.weight.data = torch.tensor(gamma)
+    bn.weight.data, bn.bias.data[0] = torch.tensor(gamma), 0.5
     found = [(f.value, f.severity) for f in doctor.examine(bn)]
     assert found == ([(dead, severity)] if dead else [])
     for one in doctor.examine(bn):

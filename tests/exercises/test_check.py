@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,20 @@ def test_close_needs_the_same_shape_and_gap_says_how_far():
     assert gap([1.0, 2.0], [1.0, 2.5]) == 0.5
     assert gap([1.0], [[1.0]]) == float("inf")
     assert gap([], []) == 0
+
+
+def test_checkers_are_imported_when_their_chapter_is_asked_for(monkeypatch):
+    exercises.registry("06")  # so that what is taken away below comes back
+    monkeypatch.setattr(exercises, "_CHECKERS", {})
+    monkeypatch.delitem(sys.modules, "bnutils.exercises.ch06")
+    assert list(exercises.registry("06")) == ["06.1", "06.2", "06.3", "06.4"]
+    assert exercises.registry("99") == {}
+
+
+def test_an_answer_is_called_with_what_the_checker_says(monkeypatch):
+    monkeypatch.setattr(exercises, "_CHECKERS", {})
+    exercise("99.1")(lambda answer: None if answer(2, x=3) == (2, 3) else "which?")
+    assert exercises.check("99.1", lambda n, x=0: (n, x))
 
 
 def test_two_mistakes_with_the_same_value_keep_their_remarks():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import functools
 import pickle
+import warnings
 
 import pytest
 import torch
 from fast_layers import (
     COMPILE,
-    KERNEL,
     agree,
     both_modes,
     each_gear,
@@ -32,16 +32,27 @@ def test_conformance(cls):
     assert report.passed, report
 
 
-@KERNEL
+@each_gear
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_kernel_really_runs(dtype, monkeypatch):
-    layer = fast.KernelBatchNorm1d(5, dtype=dtype)
+def test_the_gear_itself_runs_and_not_the_plain_layer(cls, dtype, monkeypatch):
+    layers = cls(5, dtype=dtype), cls(5, dtype=dtype, bias=False)
     monkeypatch.setattr(
         fast.norm.BatchNorm1d, "forward", lambda *_: pytest.fail("norm")
     )
     for shape in ((4, 5), (4, 5, 3)):
-        for mode in (True, False):
-            layer.train(mode)(torch.randn(shape, dtype=dtype))
+        for layer in layers:
+            layer.train()(torch.randn(shape, dtype=dtype))
+            layer.eval()(torch.randn(shape, dtype=dtype))
+
+
+@each_gear
+@both_modes
+def test_under_a_tracer_the_plain_layer_runs(cls, training):
+    layer, x = cls(3).train(training), torch.randn(4, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and says so
+        traced = torch.jit.trace(layer, x, check_trace=False)
+    torch.testing.assert_close(traced(x), layer(x))
 
 
 @COMPILE
@@ -104,6 +115,24 @@ def test_a_nan_reaches_the_statistics_even_at_momentum_zero(cls):
     layers = pair(cls, 4, momentum=0.0)
     agree(layers, x, dy)
     assert layers[0].running_var.isnan().tolist() == [False, True, False, False]
+
+
+@each_gear
+@both_modes
+def test_statistics_that_are_no_longer_tracked_stay_as_they_are(cls, training):
+    layers = pair(cls, 4, training=training)
+    for layer in layers:
+        layer.track_running_stats = False
+    agree(layers, *normal(2, 5, 4))
+
+
+@each_gear
+@both_modes
+def test_input_may_lie_anywhere_in_memory(cls, training):
+    layers = pair(cls, 4, training=training)
+    for x in (normal(4, 6).t(), normal(6, 3, 4).transpose(1, 2), normal(6, 8)[:, ::2]):
+        agree(layers, x, torch.ones_like(x) * x.sin())
+        assert copy.deepcopy(layers[0])(x).is_contiguous()
 
 
 @each_gear
@@ -238,6 +267,14 @@ def test_a_state_of_another_dtype_or_length_is_refused(cls, name, training):
         with pytest.raises(RuntimeError, match="mixed dtype|should contain"):
             layer(torch.randn(5, 4))
         assert (getattr(layer, name) == 1).all()
+
+
+@each_gear
+@both_modes
+def test_input_of_other_channels_is_refused(cls, training):
+    for shape in ((5, 3), (5, 3, 2)):
+        with pytest.raises(RuntimeError, match="should contain 3 elements not 4"):
+            cls(4).train(training)(torch.randn(shape))
 
 
 @each_gear

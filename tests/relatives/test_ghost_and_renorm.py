@@ -169,7 +169,8 @@ def test_renorm_updates_its_statistics_as_batch_norm_does():
 
 def test_renorm_of_one_channel_stores_the_unbiased_variance():
     layer = relatives.BatchRenorm1d(1, momentum=1.0)
-    layer(x := 1000 * X.reshape(-1, 1).float())
+    x = 1000 * X.reshape(-1, 1).float()
+    layer(x)
     torch.testing.assert_close(layer.running_var, x.var(0))
 
 

@@ -83,6 +83,7 @@ def test_training_that_is_interrupted_does_not_count(net, toy):
         results = sweep.run(experiment, [(1,), (2,), (3,)])
     assert results == {(1,): 6}
     assert [str(w.message) for w in said] == ["interrupted after 1 of 3 runs"]
+    assert said[0].filename == __file__  # the reader's own line
 
 
 def test_outside_the_main_thread():
@@ -106,7 +107,7 @@ def test_what_a_run_raises_ends_the_sweep():
         ([], ValueError, "at least one setting"),
         ([1], TypeError, r"tuple of arguments, but got 1; .* \(1,\)"),
         (["ab"], TypeError, "tuple"),
-        ([(1,), (2,), (1,)], ValueError, r"\(1,\) occurs more than once"),
+        ([(1,), (2,), (2,)], ValueError, r"\(2,\) occurs more than once"),
     ],
 )
 def test_bad_settings(settings, error, words):

@@ -186,3 +186,31 @@ def test_the_target_is_what_comes_second_or_is_called_so(batch, target):
 )
 def test_the_main_output_has_a_row_for_each_example(output, main):
     assert _batches.main_output(output, 4) is main
+
+
+def test_some_rows_of_a_batch_are_taken_from_every_part():
+    batch = {"x": torch.arange(4), "names": list("abcd"), "level": 3, "pair": (A, C)}
+    part = _batches.rows(batch, slice(1, 3))
+    assert part["x"].tolist() == [1, 2]
+    assert part["names"] == ["b", "c"]
+    assert part["level"] == 3
+    assert [len(t) for t in part["pair"]] == [2, 2]
+    assert _batches.rows((PICTURES, [1, 2]), slice(0, 1)) == (PICTURES[:1], [1])
+
+
+@pytest.mark.parametrize("pack", [tuple, list, lambda parts: Fields(*parts)])
+def test_two_batches_are_mixed_example_by_example(pack):
+    one, two = torch.arange(4), torch.arange(10, 14)
+    even, odd = _batches.mixed(pack((one, 2 * one)), pack((two, 2 * two)))
+    for got, expected in ((even, [0, 2, 10, 12]), (odd, [1, 3, 11, 13])):
+        x, y = _batches.tensors_in(got)
+        assert x.tolist() == expected
+        assert y.tolist() == [2 * v for v in expected]
+
+
+def test_lists_for_each_example_are_mixed_as_well():
+    other = [torch.ones(3, 2, 2), torch.ones(3, 4, 4)]
+    even, odd = _batches.mixed((PICTURES, ["a", "b"]), (other, ["c", "d"]))
+    assert (even[1], odd[1]) == (["a", "c"], ["b", "d"])
+    assert even[0][0] is PICTURES[0]
+    assert odd[0][1] is other[1]

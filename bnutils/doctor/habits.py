@@ -1,0 +1,97 @@
+"""What a batch norm does with its statistics: tried, where its class does not tell."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from bnutils.doctor.copies import replica
+from bnutils.norm import BatchNorm1d
+
+__all__ = ["Habit", "habit_of", "is_blank", "seen_batches"]
+
+_KNOWN = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
+_KNOWN += (BatchNorm1d.forward,)
+
+
+@dataclass(frozen=True)
+class Habit:
+    """How a batch norm keeps its statistics in training mode.
+
+    Attributes
+    ----------
+    updates : bool
+        Whether they move at all.
+    momentum : float or None
+        Weight of the new batch; None for a plain average over all batches.
+    """
+
+    updates: bool
+    momentum: float | None
+
+
+def habit_of(norm: nn.Module) -> Habit:
+    """How a norm keeps its statistics.
+
+    For PyTorch's classes and the book's the attributes tell. Frozen classes, and norms of
+    other authors, are tried on a copy: many have a ``momentum`` that weighs the *old*
+    value, and many frozen ones have none.
+    """
+    momentum = getattr(norm, "momentum", None)
+    tracks = getattr(norm, "track_running_stats", True)
+    forward = inspect.getattr_static(type(norm), "forward", None)
+    known = forward in _KNOWN and "forward" not in vars(norm)
+    if known or norm.running_mean is None or is_lazy(norm.running_mean):
+        return Habit(bool(tracks), momentum)
+    measured = _measured(norm)
+    if measured is None:
+        return Habit(bool(tracks), momentum)
+    if abs(measured) < 1e-6:
+        return Habit(False, None)
+    averages = momentum is None and hasattr(norm, "momentum")
+    return Habit(True, None if averages else round(measured, 4))
+
+
+def _measured(norm: nn.Module) -> float | None:
+    """The weight of a new batch, from what one batch does to the running mean."""
+    try:
+        twin = replica(norm)
+    except Exception:
+        return None
+    twin.training = True
+    old = twin.running_mean.detach().clone().flatten()
+    generator = torch.Generator().manual_seed(0)
+    for shape in (
+        (),
+        (3,),
+        (3, 3),
+        (3, 3, 3),
+    ):  # of one channel: which fit, must be tried
+        x = torch.randn(16, len(old), *shape, generator=generator) + 2
+        x = x.to(old.device, old.dtype) + old.view(1, -1, *[1] * len(shape))
+        try:
+            with torch.no_grad():
+                twin(x)
+        except Exception:
+            continue
+        gap = x.mean([0, *range(2, x.dim())]) - old
+        moved = twin.running_mean.detach().flatten() - old
+        return ((moved * gap).sum() / gap.square().sum()).item()
+    return None
+
+
+def seen_batches(norm: nn.Module) -> int | None:
+    """How many batches a norm has counted; None where it does not count."""
+    count = getattr(norm, "num_batches_tracked", None)
+    return None if count is None or is_lazy(count) else int(count)
+
+
+def is_blank(norm: nn.Module) -> bool:
+    """Whether weight, bias and count are as the constructor left them."""
+    for name in ("weight", "bias"):
+        p = getattr(norm, name, None)
+        if isinstance(p, torch.Tensor) and not is_lazy(p) and bool((p != p[0]).any()):
+            return False
+    return not seen_batches(norm)
