@@ -19,9 +19,9 @@ each code is found somewhere.
             return Found(f"eps = {norm.eps:g}", norm.eps)
 
 A batch norm of somebody's own may lack any attribute but the running statistics: ask
-first, as here. A check gets the case (:class:`bnutils.doctor.case.Case`), and the path and the batch
-norm it is to judge. It returns what it found, or None if all is well there. Where it
-does not apply or cannot tell, it raises the reason.
+first, as here. A check gets the case (:class:`bnutils.doctor.case.Case`), and the path
+and the batch norm it is to judge. It returns what it found, or None if all is well
+there. Where it does not apply or cannot tell, it raises the reason.
 """
 
 from collections.abc import Callable
