@@ -21,7 +21,8 @@ module          chapter what it holds
 ``progress``    all     the one bar that a long cell shows
 =============== ======= ====================================================================
 
-``_modules`` holds what several of them ask of a model: its device, its modes, its shapes.
+``_modules`` holds what several of them ask of a model (its batch norms, device, modes), and
+``_batches`` what they ask of a batch (which arguments a model takes of it).
 Importing the package imports none of them: ``from bnutils import norm`` does.
 """
 

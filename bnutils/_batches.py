@@ -1,6 +1,6 @@
 """One rule for what a batch is and how a model is called with it.
 
-``examine``, ``recalibrate``, ``fold`` and ``fit`` take the batches that a loader gives,
+``examine``, ``recalibrate`` and ``fold`` take the batches that a loader gives,
 whatever their form:
 
 - a tensor is the input;

@@ -77,9 +77,8 @@ def find_folder(root: Path) -> Path:
     """
     wanted = f"a folder with the four MNIST files ({', '.join(FILES)}), unpacked"
     names, packed = [], []
-    for (
-        layout
-    ) in LAYOUTS:  # root itself is the last, so that its names end up in `names`
+    # root itself is the last of the layouts, so that its names end up in `names`.
+    for layout in LAYOUTS:
         folder = root / layout
         names = _names_in(folder, root, wanted)
         if FILES.keys() & names:

@@ -15,12 +15,13 @@ each code is found somewhere.
         remedy="a small positive eps, such as 1e-5",
     )
     def odd_eps(case, path, norm):
-        if norm.eps < 0:
+        if getattr(norm, "eps", 0) < 0:
             return Found(f"eps = {norm.eps:g}", norm.eps)
 
-A check gets the case (:class:`bnutils.doctor.case.Case`), and the path and the batch
-norm it is to judge. It returns what it found, or None if all is well there. Where it
-does not apply or cannot tell, it raises the reason.
+A batch norm of somebody's own may lack any attribute but the running statistics: ask
+first, as here. A check gets the case (:class:`bnutils.doctor.case.Case`), and the path
+and the batch norm it is to judge. It returns what it found, or None if all is well
+there. Where it does not apply or cannot tell, it raises the reason.
 """
 
 from collections.abc import Callable

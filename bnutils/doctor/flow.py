@@ -130,9 +130,8 @@ def wrong_axis(case, path, norm):
         severity = "error" if one.axis == "last" else "warning"
     else:
         text = f"input {one.shape}: the layer before has its features in the last axis"
-        severity = (
-            "note"  # a layer over time, and batch norm over channels, is no mistake
-        )
+        # A layer over time, and batch norm over channels, is no mistake.
+        severity = "note"
     text += (
         f"; means along dimension 1 vary by {by_channel:.2g} of the variance, along "
         f"dimension 2 by {by_position:.2g}"

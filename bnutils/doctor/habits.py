@@ -63,12 +63,8 @@ def _measured(norm: nn.Module) -> float | None:
     twin.training = True
     old = twin.running_mean.detach().clone().flatten()
     generator = torch.Generator().manual_seed(0)
-    for shape in (
-        (),
-        (3,),
-        (3, 3),
-        (3, 3, 3),
-    ):  # of one channel: which fit, must be tried
+    # Shapes of one channel: which of them a class of norms takes, must be tried.
+    for shape in ((), (3,), (3, 3), (3, 3, 3)):
         x = torch.randn(16, len(old), *shape, generator=generator) + 2
         x = x.to(old.device, old.dtype) + old.view(1, -1, *[1] * len(shape))
         try:

@@ -158,9 +158,8 @@ def _odd_weights(weight: Tensor) -> str:
     outputs, inputs = weight.shape
     squares = weight.square().mean(1)
     rms = squares.mean().sqrt().item()
-    chance = (
-        2 / inputs
-    )  # relative variance of these means of squares, for normal weights
+    # The relative variance of these means of squares, for normal weights.
+    chance = 2 / inputs
     if outputs >= 8 and squares.var() > 10 * chance * squares.mean().square():
         return "the outputs of layers have scales of their own"
     # Kernel sizes are in `inputs`: by outputs, schemes count as many again.

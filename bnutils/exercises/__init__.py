@@ -129,10 +129,8 @@ def check(number: str, answer: Any) -> Verdict:
 
 def _line_of(error: Exception, answer: Any) -> str:
     """Say in which line of the learner's file or cell an error came up, if in any."""
-    functions = [
-        answer,
-        *getattr(answer, "__dict__", {}).values(),
-    ]  # a class has methods
+    # An answer that is a class has its code in its methods.
+    functions = [answer, *getattr(answer, "__dict__", {}).values()]
     files = {f.__code__.co_filename for f in functions if hasattr(f, "__code__")}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename in files and frame.line:

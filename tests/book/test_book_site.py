@@ -177,7 +177,9 @@ def test_pages_carry_no_script_without_use(pages):
     for path, page in pages.items():
         scripts = " ".join(page.deferred + page.at_once)
         assert "fontawesome" not in scripts and "thebe" not in scripts
-        assert ("search/sections.js" in scripts) == (path.name == "search.html"), path.name
+        assert ("search/sections.js" in scripts) == (path.name == "search.html"), (
+            path.name
+        )
         assert len(page.deferred) == len(set(page.deferred)), path.name
 
 

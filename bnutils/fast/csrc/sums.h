@@ -4,6 +4,7 @@
 // pair is (d, d * d), with d the distance from a number near the mean; in the backward
 // pass it is (dy * (x - mean), dy). Which terms is a matter of the pass (normalise.h);
 // how they are added up, fast and without losing digits, is the matter of this file.
+// (Several threads share the rows of an (N, C) input: passes.h adds up their sums.)
 //
 // Why double: float32 rounds every addition to 7 digits. Over a million additions the
 // errors reach the digits that we need. Sums in double have digits to spare, but adding
