@@ -43,6 +43,11 @@ def tiny(no_kernel, monkeypatch, tmp_path):
     for name, text in TINY.items():
         (folder / name).write_text(text)
     monkeypatch.setattr(extension, "CSRC", folder)
+    # PyTorch counts what a process builds under one name, and calls the second NAME_v1.
+    from torch.utils import cpp_extension
+
+    versions = type(cpp_extension.JIT_EXTENSION_VERSIONER)()
+    monkeypatch.setattr(cpp_extension, "JIT_EXTENSION_VERSIONER", versions)
     return folder
 
 
