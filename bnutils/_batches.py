@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from bnutils._modules import unwrap
+
 __all__ = [
     "arguments",
     "clone",
@@ -111,7 +113,7 @@ def _enough(args: tuple, kwargs: dict, needed: list[str]) -> tuple[tuple, dict]:
 def _signature(model: nn.Module) -> tuple[list[str], list[str], bool]:
     """Names of parameters that forward needs and may have, and whether it takes any."""
     try:
-        parameters = inspect.signature(_inner(model).forward).parameters.values()
+        parameters = inspect.signature(unwrap(model)[1].forward).parameters.values()
     except (TypeError, ValueError):  # scripted, or written in C
         return [], [], False
     usual = [
@@ -126,14 +128,6 @@ def _signature(model: nn.Module) -> tuple[list[str], list[str], bool]:
         optional,
         not several and any(p.kind == p.VAR_KEYWORD for p in parameters),
     )
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel and DistributedDataParallel, which take anything."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers):
-        model = model.module
-    return model
 
 
 def _fields(batch: object) -> dict | None:

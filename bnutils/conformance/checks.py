@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, func, nn
 
+from bnutils._modules import STATISTICS
+
 CHECKS: dict[str, Callable] = {}
 FLAT = (16, 5)  # (N, C)
 LONG = (8, 5, 7)  # (N, C, L)
@@ -182,8 +184,6 @@ def _copy(pair: Pair) -> None:
 
 
 # What a layer remembers, its modes, arguments and errors
-
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def _same_statistics(layers, names=STATISTICS, tolerance=1e-5) -> None:

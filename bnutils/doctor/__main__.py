@@ -12,16 +12,14 @@ errors or, with ``--strict``, any finding, 2 if the model or the loader cannot b
 import argparse
 import importlib
 import sys
-import textwrap
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from bnutils import doctor
+from bnutils._words import wrapped
 from bnutils.doctor.codes import TABLE
-
-_WIDTH = 88
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,12 +95,9 @@ def _load(model: nn.Module, file: str, key: str | None) -> None:
 
 
 def _codes() -> str:
-    lines = []
-    for name in doctor.CODES:
-        code = TABLE[name]
-        head = f"{code.severity:8} {name}: "
-        lines += textwrap.wrap(head + code.what, _WIDTH, subsequent_indent=" " * 9)
-    return "\n".join(lines) + "\n"
+    codes = [TABLE[name] for name in doctor.CODES]
+    lines = [f"{code.severity:8} {code.name}: {code.what}" for code in codes]
+    return wrapped(lines, indent=9) + "\n"
 
 
 if __name__ == "__main__":

@@ -48,11 +48,6 @@ class Batches:
         return _usual(self.sizes)
 
     @property
-    def last(self) -> int | None:
-        """Size of the last batch, where known."""
-        return self.sizes[-1] if self.complete else None
-
-    @property
     def total(self) -> int | None:
         """Number of batches in one pass, where known."""
         return len(self.sizes) if self.complete else None

@@ -133,7 +133,7 @@ def _in_evaluation(model: nn.Module) -> nn.Module:
 def _recalibrate(twin: nn.Module, case) -> dict[str, tuple[Tensor, Tensor]]:
     """Give a copy the statistics of the batches; the stored ones come back, by path."""
     kept = {}
-    for path in case.trained():
+    for path in case.moving():
         norm, seen = twin.get_submodule(path), case.norms_only.seen.get(path)
         if seen is not None and seen.moments.means:
             kept[path] = norm.running_mean.clone(), norm.running_var.clone()
