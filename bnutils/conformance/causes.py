@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from bnutils._modules import STATISTICS
 from bnutils._words import first_line
 
-__all__ = ["likely_causes"]
-
 N, C = 8, 5
 Maker = Callable[..., nn.Module]
 

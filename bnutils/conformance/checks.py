@@ -89,6 +89,14 @@ def both(layers: list[nn.Module], x: Tensor) -> list[Tensor]:
     return [layer(x) for layer in layers]
 
 
+def expect_alike(layers: list[nn.Module], x: Tensor, tolerance: float) -> None:
+    """Outputs must agree in training mode, then in evaluation mode."""
+    expect_close("training", *both(layers, x), tolerance)
+    for layer in layers:
+        layer.eval()
+    expect_close("evaluation", *both(layers, x), tolerance)
+
+
 def gradients(layers: list[nn.Module], x: Tensor, dy: Tensor) -> Iterator[tuple]:
     """For each layer, the gradients of input, weight and bias."""
     for layer in layers:
@@ -260,16 +268,12 @@ def _mode(pair: Pair) -> None:
 
 @check("affine=False")
 def _plain(pair: Pair) -> None:
-    layers, x = pair.trained(affine=False), pair.data()
-    expect_close("training", *both(layers, x), 1e-5)
-    expect_close("evaluation", *both([layer.eval() for layer in layers], x), 1e-5)
+    expect_alike(pair.trained(affine=False), pair.data(), 1e-5)
 
 
 @check("track_running_stats=False")
 def _untracked(pair: Pair) -> None:
-    layers, x = pair.trained(track_running_stats=False), pair.data()
-    expect_close("training", *both(layers, x), 1e-5)
-    expect_close("evaluation", *both([layer.eval() for layer in layers], x), 1e-5)
+    expect_alike(pair.trained(track_running_stats=False), pair.data(), 1e-5)
 
 
 @check("float64")

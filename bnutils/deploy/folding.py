@@ -13,8 +13,6 @@ from bnutils.deploy.example import require_same, run
 from bnutils.deploy.graph import survey
 from bnutils.deploy.obstacles import copied, obstacle, require_ready
 
-__all__ = ["FoldReport", "FoldResult", "FoldedNorm", "KeptNorm", "fold"]
-
 
 class FoldedNorm(NamedTuple):
     """A batch norm that is gone: its path and class, and those of the layer before it."""

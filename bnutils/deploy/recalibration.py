@@ -12,8 +12,6 @@ from bnutils import _batches
 from bnutils._modules import STATISTICS, modes_restored, norms_of
 from bnutils._words import cut, wrapped
 
-__all__ = ["RecalibratedNorm", "RecalibrationReport", "recalibrate"]
-
 CHANGED, NOT_REACHED, FROZEN = "recalibrated", "not reached", "frozen"
 
 
@@ -279,15 +277,11 @@ def _watched(
 
         return before
 
-    handles = [
-        layer.register_forward_pre_hook(watcher(path), with_kwargs=True)
-        for path, layer in layers.items()
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:  # which removes them at the end
+        for path, layer in layers.items():
+            hook = layer.register_forward_pre_hook(watcher(path), with_kwargs=True)
+            hooks.enter_context(hook)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _require_finite(layers: dict[str, nn.Module]) -> None:

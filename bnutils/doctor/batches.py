@@ -12,8 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from bnutils._batches import finite, mapped, size_of, tensors_in
 
-__all__ = ["Batches", "take"]
-
 _BATCHES = 8  # that are run through the copy ...
 _IMAGES, _MOST = 64, 64  # ... or as many as hold 64 images, but at most 64 batches
 

@@ -15,7 +15,7 @@ from bnutils.doctor.batches import Batches
 from bnutils.doctor.codes import CouldNot, NotApplicable
 from bnutils.doctor.compare import Comparison, compare
 from bnutils.doctor.copies import replica, set_modes
-from bnutils.doctor.habits import Habit, habit_of, seen_batches
+from bnutils.doctor.habits import Habit, gamma_and_beta, habit_of, seen_batches, varies
 from bnutils.doctor.observe import (
     CallsOriginal,
     Run,
@@ -25,8 +25,6 @@ from bnutils.doctor.observe import (
     recomputed,
 )
 from bnutils.doctor.trace import Map, read
-
-__all__ = ["Case"]
 
 _PROBE = 16  # images for tests that need no statistics
 _VISIBLE = 1e-7  # change of an output, relative; in float64 rounding stays far below
@@ -120,10 +118,10 @@ class Case:
         """
         if self.optimizer is not None and self.optimizer.state:
             return False
-        shifts = [b for b in map(norm_bias, self.norms.values()) if b is not None]
-        if any(bool((shift != shift[0]).any()) for shift in shifts):
+        betas = [gamma_and_beta(norm)[1] for norm in self.norms.values()]
+        if any(map(varies, betas)):
             return False
-        if any(shift.requires_grad and len(shift) > 1 for shift in shifts):
+        if any(b is not None and b.requires_grad and len(b) > 1 for b in betas):
             return True
         return not any(map(_has_history, self.norms.values()))
 
@@ -388,13 +386,6 @@ def _has_history(norm: nn.Module) -> bool:
         return count > _PROBED
     mean = norm.running_mean
     return mean is not None and not is_lazy(mean) and bool(mean.any())
-
-
-def norm_bias(norm: nn.Module) -> torch.Tensor | None:
-    """Beta of a batch norm, if it has one of one value per channel already."""
-    shift = getattr(norm, "bias", None)
-    usable = isinstance(shift, torch.Tensor) and not is_lazy(shift) and shift.numel()
-    return shift if usable else None
 
 
 def described(values: list) -> str:

@@ -26,8 +26,6 @@ there. Where it does not apply or cannot tell, it raises the reason.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["TABLE", "Code", "CouldNot", "Found", "NotApplicable", "finding"]
-
 SEVERITIES = ("error", "warning", "note")
 
 

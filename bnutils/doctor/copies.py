@@ -12,8 +12,6 @@ from torch.nn.parameter import UninitializedBuffer
 
 from bnutils._modules import HOOKS, is_norm, random_numbers_kept
 
-__all__ = ["random_states_kept", "replica", "set_modes"]
-
 
 def replica(model: nn.Module) -> nn.Module:
     """A deep copy without hooks, but for PyTorch's own (lazy layers, weight norm).

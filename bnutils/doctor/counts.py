@@ -2,8 +2,7 @@
 
 from bnutils.doctor.buffers import doubles, fits
 from bnutils.doctor.codes import CouldNot, Found, finding
-from bnutils.doctor.habits import seen_batches
-from bnutils.doctor.settings import gamma_and_beta
+from bnutils.doctor.habits import gamma_and_beta, seen_batches
 
 __all__: list[str] = []  # the table knows the checks
 

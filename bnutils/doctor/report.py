@@ -8,8 +8,6 @@ from bnutils._words import few, wrapped
 from bnutils.doctor.codes import SEVERITIES, TABLE, Found
 from bnutils.doctor.compare import Comparison
 
-__all__ = ["Finding", "Report"]
-
 
 @dataclass(frozen=True)
 class Finding:

@@ -6,18 +6,12 @@ from torch.nn.parameter import is_lazy
 from bnutils._modules import norms_of
 from bnutils.deploy.graph import LAYERS
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
-from bnutils.doctor.habits import is_blank, seen_batches
+from bnutils.doctor.habits import gamma_and_beta, is_blank, seen_batches
 
-__all__ = ["gamma_and_beta", "stored"]  # the table knows the checks
+__all__ = ["stored"]  # the table knows the checks
 
 _DEAD = 1e-3  # |gamma| relative to the layer's root mean square
 _FLAT = 1e-6  # |gamma| of a whole layer
-
-
-def gamma_and_beta(norm: nn.Module) -> list[Tensor]:
-    """Weight and bias of a batch norm, as far as it has them already."""
-    both = (getattr(norm, "weight", None), getattr(norm, "bias", None))
-    return [p for p in both if p is not None and not is_lazy(p)]
 
 
 def stored(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -83,7 +77,7 @@ def train_mode_in_eval(case, path, norm):
     remedy="also call eval() on it, after every model.train()",
 )
 def frozen_by_requires_grad(case, path, norm):
-    own = gamma_and_beta(norm)
+    own = [p for p in gamma_and_beta(norm) if p is not None]
     if not own:
         raise NotApplicable("it has no parameters")
     if not case.model.training or case.frozen(path):
@@ -269,12 +263,11 @@ def sync_without_group(case, path, norm):
     remedy="remove them, or lower the weight decay on gamma",
 )
 def dead_channels(case, path, norm):
-    gamma = getattr(norm, "weight", None)
-    if gamma is None or is_lazy(gamma) or gamma.numel() == 0:
+    gamma, shift = gamma_and_beta(norm)
+    if gamma is None:
         raise NotApplicable("it has no weight")
     size = gamma.detach().abs().float()
     typical = size.square().mean().sqrt().item()
-    shift = getattr(norm, "bias", None)
     untouched = shift is None or not shift.any()
     if not size.any() and untouched and not case.steps:
         return None  # a residual branch may start at zero
