@@ -1,4 +1,4 @@
-"""What a batch norm does with its statistics: tried, where its class does not tell."""
+"""One batch norm by itself: what it does with its statistics, and what it has learned."""
 
 import inspect
 from dataclasses import dataclass
