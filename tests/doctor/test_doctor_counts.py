@@ -73,7 +73,15 @@ def test_several_forwards_are_the_same_in_every_norm_that_trains():
 
 
 @pytest.mark.parametrize(
-    ("count", "steps", "found"), [(89, 100, True), (91, 100, False), (1, 19, False)]
+    ("count", "steps", "found"),
+    [
+        (89, 100, True),
+        (91, 100, False),
+        (1, 100, True),
+        (0, 100, False),
+        (1, 20, True),
+        (1, 19, False),
+    ],
 )
 def test_fewer_batches_than_steps_tell_of_evaluation_mode(count, steps, found):
     bn = nn.BatchNorm1d(4)

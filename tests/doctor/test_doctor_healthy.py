@@ -46,11 +46,16 @@ def test_a_model_that_was_warmed_up_and_not_trained_is_fresh(mode):
     assert "stale-statistics" in codes(model, batches(shift=3.0))
 
 
-def test_where_no_beta_can_tell_the_batches_seen_do():
-    bare = net(affine=False)
+@pytest.mark.parametrize(
+    ("width", "affine", "learns"), [(8, False, True), (8, True, False), (1, True, True)]
+)
+def test_where_no_beta_can_tell_the_batches_seen_do(width, affine, learns):
+    model = net(width=width, affine=affine)
+    model[1].requires_grad_(learns)
+    assert codes(model.eval(), batches(shift=3.0)) == []
     for x in batches(20):
-        bare(x)
-    assert "stale-statistics" in codes(bare, batches(shift=3.0))
+        model.train()(x)
+    assert "stale-statistics" in codes(model.eval(), batches(shift=3.0))
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
