@@ -89,7 +89,8 @@ def sitemap(pages: list[str], base: str) -> str:
     """The list of pages that search engines read."""
     places = "\n".join(f"<url><loc>{base}{name}.html</loc></url>" for name in pages)
     space = "http://www.sitemaps.org/schemas/sitemap/0.9"
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{space}">\n{places}\n</urlset>\n'
+    head = '<?xml version="1.0" encoding="UTF-8"?>'
+    return f'{head}\n<urlset xmlns="{space}">\n{places}\n</urlset>\n'
 
 
 def finish(app, exception):

@@ -30,7 +30,7 @@ NO_ALT = """() => [...document.querySelectorAll("article img")]
 FOLDED = """() => [...document.querySelectorAll(".admonition.dropdown")]
   .every(e => e.classList.contains("toggle-hidden"))"""
 # A link behind a heading that stands on a line of its own.
-LONE_LINKS = """() => [...document.querySelectorAll("article :is(h1, h2, h3)")].filter((heading) => {
+LONE_LINKS = """() => [...document.querySelectorAll("article :is(h1, h2, h3)")].filter(heading => {
   const link = heading.querySelector(".headerlink"), words = document.createRange();
   if (!link || getComputedStyle(link).position === "absolute") return false;
   words.setStart(heading, 0);

@@ -1,4 +1,4 @@
-"""Reading a chapter: its contents follow, folds open, pictures keep their room, paper is legible."""
+"""Reading a chapter: contents follow, folds open, pictures keep their room, paper is legible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import pytest
 from built import HTML
 
 CHAPTER = "notebooks/02_forward.html"
-HERE = "() => [...document.querySelectorAll('.page-toc [aria-current]')].map(e => e.textContent.trim())"
+HERE = """() => [...document.querySelectorAll(".page-toc [aria-current]")]
+  .map(e => e.textContent.trim())"""
+HEIGHTS = """() => [...document.querySelectorAll("article figure img")]
+  .map(i => Math.round(i.getBoundingClientRect().height))"""
 
 
 def here(page):
@@ -49,15 +52,14 @@ def test_pictures_keep_their_room_while_they_load(browser, site):
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     page = context.new_page()
     page.goto(site + CHAPTER)
-    height = "() => [...document.querySelectorAll('article figure img')].map(i => Math.round(i.getBoundingClientRect().height))"
     page.evaluate(
         "() => document.querySelectorAll('img').forEach(i => { i.loading = 'eager' })"
     )
     page.wait_for_load_state("networkidle")
-    loaded = page.evaluate(height)
+    loaded = page.evaluate(HEIGHTS)
     context.route("**/_images/**", lambda route: None)  # never answered
     page.goto(site + CHAPTER, wait_until="domcontentloaded")
-    assert page.evaluate(height) == loaded
+    assert page.evaluate(HEIGHTS) == loaded
     context.close()
 
 
