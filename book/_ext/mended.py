@@ -49,7 +49,8 @@ def describe_folds(doctree):
         if code is None:
             continue
         lines = len(code.astext().strip().splitlines())
-        drawn = list(fold.parent.findall(nodes.figure))
+        cell = fold.parent  # None where the fold is the whole cell
+        drawn = any((fold if cell is None else cell).findall(nodes.figure))
         fold["what"] = f"{lines} lines" + (" that draw the figure" if drawn else "")
 
 
