@@ -134,7 +134,8 @@ LETTERS = """() => [...document.querySelectorAll("article section > p")].map((p)
   range.selectNodeContents(p);
   const lines = new Set([...range.getClientRects()].map((r) => Math.round(r.top / 14))).size;
   return [p.textContent.length, lines];
-}).filter(([letters]) => letters > 300 && letters < 900).map(([letters, lines]) => letters / lines)"""
+}).filter(([letters]) => letters > 300 && letters < 900)
+  .map(([letters, lines]) => letters / lines)"""
 
 
 def test_lines_have_a_length_that_one_reads_well(visit, site):
