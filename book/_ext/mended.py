@@ -21,7 +21,7 @@ from docutils import nodes
 from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx_exercise.nodes import is_solution_node
 
-SCRIPT = "page/page.js"
+SCRIPTS = ["page/page.js", "page/code.js"]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -121,6 +121,7 @@ def setup(app):
     app.add_node(HideCodeCellNode, override=True, html=(visit_fold, depart_fold))
     app.add_node(nodes.image, override=True, html=(visit_image, depart_image))
     app.add_css_file("print.css")
-    app.add_js_file(SCRIPT, loading_method="defer")
+    for script in SCRIPTS:
+        app.add_js_file(script, loading_method="defer")
     app.connect("doctree-resolved", mend, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
