@@ -5,6 +5,8 @@
   choose the axes. Named after the functions of ``torch.nn.functional``.
 - :mod:`bnutils.relatives.layers`: the layers, with the names and arguments of ``torch.nn``
   where PyTorch has them; ``GhostBatchNorm1d`` and ``BatchRenorm1d`` it has not.
+- :mod:`bnutils.relatives.masked`: ``MaskedBatchNorm1d``, for sequences with padding
+  (chapter 20).
 """
 
 from bnutils.relatives.functional import (
@@ -24,6 +26,7 @@ from bnutils.relatives.layers import (
     LayerNorm,
     RMSNorm,
 )
+from bnutils.relatives.masked import MaskedBatchNorm1d
 
 __all__ = [
     "BatchNorm2d",
@@ -32,6 +35,7 @@ __all__ = [
     "GroupNorm",
     "InstanceNorm1d",
     "LayerNorm",
+    "MaskedBatchNorm1d",
     "RMSNorm",
     "group_norm",
     "instance_norm",
