@@ -199,7 +199,7 @@ def test_it_is_a_batch_norm_with_the_same_arguments_and_repr():
         (LONG, make_mask()[:, None], ValueError, "has (6, 1, 5)"),
         ((6, 8), make_mask(), ValueError, "got 2D input"),
         ((6, 8, 5, 1), make_mask(), ValueError, "got 4D input"),
-        ((6, 7, 5), make_mask(), RuntimeError, "7 elements not 8"),
+        ((6, 7, 5), make_mask(), RuntimeError, "7 elements not 8: the input (6, 7, 5)"),
         (LONG, make_mask((1, 0, 0, 0, 0, 0)), ValueError, "more than 1 value"),
     ],
 )
