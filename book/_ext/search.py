@@ -38,6 +38,7 @@ WITH_WORKS = {"book/bibliography"}
 KINDS = {
     "book/use_it": "answer",
     "book/use_it_zh": "chinese",
+    "book/trouble_zh": "chinese",
     "book/errors": "message",
     "book/symptoms": "answer",
     "book/faq": "answer",

@@ -145,3 +145,12 @@ def test_messages_in_the_text_are_verbatim(message):
 
 def test_half_precision_inputs_are_accepted_as_the_cure_says():
     assert said("nn.BatchNorm1d(3)(x.half())", preamble()) == ""
+
+
+def test_the_chinese_page_quotes_the_same_messages():
+    """Each heading of 报错与故障排查 begins a message that this page provokes."""
+    chinese = (ROOT / "book" / "trouble_zh.md").read_text("utf8")
+    quoted = re.findall(r"^### `(.+)`$", chinese, re.M)
+    assert len(quoted) >= 8
+    unknown = [q for q in quoted if not any(m.startswith(q) for m in SECTIONS)]
+    assert not unknown
