@@ -7,6 +7,8 @@
   where PyTorch has them; ``GhostBatchNorm1d`` and ``BatchRenorm1d`` it has not.
 - :mod:`bnutils.relatives.residual`: what residual networks without batch norm have in its
   place, ``WSConv2d`` and ``ScaledResidual`` (chapter 19).
+- :mod:`bnutils.relatives.masked`: ``MaskedBatchNorm1d``, for sequences with padding
+  (chapter 20).
 """
 
 from bnutils.relatives.functional import (
@@ -27,6 +29,7 @@ from bnutils.relatives.layers import (
     LayerNorm,
     RMSNorm,
 )
+from bnutils.relatives.masked import MaskedBatchNorm1d
 from bnutils.relatives.residual import ScaledResidual, WSConv2d
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "GroupNorm",
     "InstanceNorm1d",
     "LayerNorm",
+    "MaskedBatchNorm1d",
     "RMSNorm",
     "ScaledResidual",
     "WSConv2d",
