@@ -86,12 +86,15 @@ def _about_average(found: dict, before: dict, now: dict) -> str | None:
             if value.item() == before[name].item():
                 return f"{name} is still the old one: a counter is copied"
             if value.item() != now[name].item():
-                return f"{name} is {value.item()}; the live model's is {now[name].item()}"
+                return (
+                    f"{name} is {value.item()}; the live model's is {now[name].item()}"
+                )
             continue
         mistakes = {
             "it is copied, not averaged": now[name],
             "it is as before: parameters() holds no buffers": before[name],
-            "decay is the share of the old value": 0.25 * before[name] + 0.75 * now[name],
+            "decay is the share of the old value": 0.25 * before[name]
+            + 0.75 * now[name],
         }
         right = 0.75 * before[name] + 0.25 * now[name]
         remark = find_remark(value, right, mistakes)
@@ -130,7 +133,9 @@ def pooled(answer):
                 variances.sum(0) + means.var(0)
             ),
         }
-        remark = find_remark(result[1], everything.var(0), mistakes, name="the variance")
+        remark = find_remark(
+            result[1], everything.var(0), mistakes, name="the variance"
+        )
         if remark:
             return remark
     return None

@@ -13,7 +13,9 @@ from torch import nn
 ROWS: dict[str, list] = {}
 
 
-def mixed(weights=lambda n, prior: prior / (prior + n), ddof=0, between=0.0, root=False):
+def mixed(
+    weights=lambda n, prior: prior / (prior + n), ddof=0, between=0.0, root=False
+):
     """An answer to 22.1 with a mistake."""
 
     def answer(mean, var, x, prior):
