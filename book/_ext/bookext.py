@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "book" / "_static"
 sys.path.append(str(ROOT / "book" / "_tools"))
 import colab as edition  # noqa: E402
+import formulas  # noqa: E402
 
 ARCHIVE = "batch-norm-notebooks.zip"
 LINK = (
@@ -127,13 +128,14 @@ def skip_member(app, what, name, obj, skip, options):
 
 
 def copy_mathjax(outdir: Path):
-    """Copy the one script and the fonts that the pages use: 1.7 of the package's 24 MB."""
+    """Copy the fonts that the pages use, and the one script where formulas are drawn there."""
     package = distribution("sphinx-mathjax-offline")
     source = Path(package.locate_file("sphinx-mathjax-offline/static/mathjax"))
     target = outdir / "_static" / "mathjax"
     fonts = "output/chtml/fonts/woff-v2"
     shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
-    shutil.copy2(source / "tex-chtml-full.js", target)
+    if not formulas.available():
+        shutil.copy2(source / "tex-chtml-full.js", target)
 
 
 def write_archive(outdir: Path):

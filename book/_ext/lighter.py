@@ -17,6 +17,7 @@ import zlib
 from operator import attrgetter
 from pathlib import Path
 
+import formulas
 from docutils import nodes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,16 +52,20 @@ def version_of_styles(app) -> str:
     """What makes the bundle's address a new one for the browser when the styles change.
 
     The bundle itself is written after the pages, since some extensions bring their style sheets
-    at the very end. It changes with the book's own sheets and with the extensions' versions.
+    at the very end. It changes with the book's own sheets, with its formulas and with the
+    extensions' versions.
     """
     sheets = sorted((ROOT / "book" / "_static").glob("*.css"))
     own = [sheet.read_text("utf8") for sheet in sheets]
     extensions = sorted((name, one.version) for name, one in app.extensions.items())
-    return f"{zlib.crc32(repr((own, extensions)).encode()):08x}"
+    drawn = sorted(
+        {one for page in formulas.formulas(app.env).values() for one in page}
+    )
+    return f"{zlib.crc32(repr((own, extensions, drawn)).encode()):08x}"
 
 
 def defer_scripts(app, pagename, templatename, context, doctree):
-    """Let scripts wait for the text, and MathJax, the longest, for the others.
+    """Let scripts wait for the text, and MathJax, where it has to run in the page, for the others.
 
     Sphinx loads MathJax on the first page as well, since the pages below it have formulas.
     """

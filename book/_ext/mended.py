@@ -5,6 +5,7 @@
   bar to open it was sent away. The title is plain text here.
 - MyST-NB calls every fold "Toggle hidden content". Here it is named by what it does, and a folded
   cell says how long it is and which figure it draws.
+- A cell without a text in the head of a table is a corner, no heading.
 - Pictures state their size as attributes, so that the page keeps their room while they load.
 
 ``book/_static/page`` mends what happens in the page.
@@ -21,7 +22,7 @@ from docutils import nodes
 from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx_exercise.nodes import is_solution_node
 
-SCRIPT = "page/page.js"
+SCRIPTS = ["page/page.js", "page/code.js"]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -49,7 +50,8 @@ def describe_folds(doctree):
         if code is None:
             continue
         lines = len(code.astext().strip().splitlines())
-        drawn = list(fold.parent.findall(nodes.figure))
+        cell = fold.parent  # None where the fold is the whole cell
+        drawn = any((fold if cell is None else cell).findall(nodes.figure))
         fold["what"] = f"{lines} lines" + (" that draw the figure" if drawn else "")
 
 
@@ -106,6 +108,19 @@ def depart_image(self, node):
     type(self).depart_image(self, node)
 
 
+def visit_entry(self, node):
+    """Open a cell of a table; an empty one in the head names nothing, so it is no heading."""
+    type(self).visit_entry(self, node)
+    if not node.astext().strip():
+        self.body[-1] = self.body[-1].replace("<th", "<td", 1)
+        self.context[-1] = self.context[-1].replace("</th", "</td", 1)
+
+
+def depart_entry(self, node):
+    """Close it as Sphinx does."""
+    type(self).depart_entry(self, node)
+
+
 def mend(app, doctree, docname):
     """All of the above that a page's tree can have."""
     if app.builder.format == "html":
@@ -119,7 +134,9 @@ def setup(app):
     """Connect the above to Sphinx."""
     app.add_node(HideCodeCellNode, override=True, html=(visit_fold, depart_fold))
     app.add_node(nodes.image, override=True, html=(visit_image, depart_image))
+    app.add_node(nodes.entry, override=True, html=(visit_entry, depart_entry))
     app.add_css_file("print.css")
-    app.add_js_file(SCRIPT, loading_method="defer")
+    for script in SCRIPTS:
+        app.add_js_file(script, loading_method="defer")
     app.connect("doctree-resolved", mend, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -28,7 +28,7 @@ OPEN = """async () => {
   document.querySelectorAll("img[loading]").forEach(e => e.loading = "eager");
   await Promise.all([...document.images].map(i => i.decode().catch(() => 0)));
   await document.fonts.ready;
-  await MathJax.startup.promise;
+  if (window.MathJax) await MathJax.startup.promise;
   return document.querySelectorAll("mjx-merror").length;
 }"""
 LINK = """(address) => document.querySelectorAll(".playground").forEach((part) => {

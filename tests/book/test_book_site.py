@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import bookext
+import formulas
 import head
 import lighter
 import pytest
@@ -121,7 +122,7 @@ def test_internal_links_lead_somewhere(pages):
 
 def test_math_and_its_licence_come_with_the_pages(html):
     mathjax = html / "_static" / "mathjax"
-    assert (mathjax / "tex-chtml-full.js").stat().st_size > 1_000_000
+    assert (mathjax / "tex-chtml-full.js").exists() != formulas.available()
     assert len(list((mathjax / "output/chtml/fonts/woff-v2").glob("*.woff"))) > 20
     assert "Apache License" in (mathjax / "LICENSE").read_text("utf8")
 
@@ -224,6 +225,28 @@ def test_all_pages_link_the_same_style_sheet(pages):
     assert re.fullmatch(r"_static/book\.css\?v=[0-9a-f]{8}", address)
 
 
+@pytest.mark.skipif(not formulas.available(), reason="formulas are drawn in the page")
+def test_formulas_are_there_before_any_script_runs(pages):
+    with_formulas = [path for path, page in pages.items() if page.formulas]
+    assert 10 < len(with_formulas) < len(pages)
+    for path in with_formulas:
+        text = path.read_text("utf8")
+        assert text.count("<mjx-container ") == pages[path].formulas, path.name
+        assert text.count("<mjx-assistive-mml ") == pages[path].formulas, path.name
+        assert not any("mathjax" in script for script in pages[path].deferred), (
+            path.name
+        )
+
+
+@pytest.mark.skipif(not formulas.available(), reason="formulas are drawn in the page")
+def test_style_sheet_has_the_fonts_of_the_formulas(html):
+    sheet = (html / "_static" / "book.css").read_text("utf8")
+    fonts = re.findall(r"url\(([^)]*MathJax_\w+[^)]*)\)", sheet)
+    assert len(fonts) > 5
+    assert all((html / "_static" / font.strip("'\"")).is_file() for font in fonts)
+
+
+@pytest.mark.skipif(formulas.available(), reason="formulas are drawn beforehand")
 def test_mathjax_comes_last_and_with_the_pages_that_have_formulas(pages):
     with_formulas = {path for path, page in pages.items() if page.formulas}
     with_script = {

@@ -203,6 +203,8 @@ def test_search_of_the_browser_looks_under_the_cover(opened):
     page = opened()
     cover = page.locator(".predict-cover").nth(2)
     assert cover.get_attribute("hidden") == "until-found"
+    assert cover.evaluate("e => getComputedStyle(e).display") == "block"
+    assert cover.bounding_box()["height"] < 2
     cover.dispatch_event("beforematch")
     assert visible(page)[2:4] == [True, True]
 

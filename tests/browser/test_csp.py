@@ -8,8 +8,8 @@ The policy that a server may send with all pages:
 
 HASHES are of the inline scripts that the theme and its extensions write into the pages, and
 of the print button's handler; `hashes` collects them. Scripts therefore need neither
-'unsafe-inline' nor 'unsafe-eval'. Styles need 'unsafe-inline': MathJax writes a style sheet
-for its formulas, and Jupyter gives pictures and tables their size in a style attribute.
+'unsafe-inline' nor 'unsafe-eval'. Styles need 'unsafe-inline': MathJax gives parts of formulas
+their place, and Jupyter gives pictures and tables their size, in a style attribute.
 """
 
 from __future__ import annotations

@@ -127,3 +127,69 @@ def test_address_without_a_page_offers_the_search(visit, site):
     page.locator("article input[name=q]").fill("epsilon")
     page.keyboard.press("Enter")
     page.wait_for_selector("#search-results li a", timeout=9_000)
+
+
+LETTERS = """() => [...document.querySelectorAll("article section > p")].map((p) => {
+  const range = document.createRange();
+  range.selectNodeContents(p);
+  const lines = new Set([...range.getClientRects()].map((r) => Math.round(r.top / 14))).size;
+  return [p.textContent.length, lines];
+}).filter(([letters]) => letters > 300 && letters < 900)
+  .map(([letters, lines]) => letters / lines)"""
+
+
+def test_lines_have_a_length_that_one_reads_well(visit, site):
+    """70 letters or so; the last line of a paragraph, which is shorter, is in the average."""
+    page, _ = visit(site + "notebooks/01_why_normalize.html")
+    found = sorted(page.evaluate(LETTERS))
+    assert 55 <= found[len(found) // 2] <= 80, found
+    size = "e => getComputedStyle(e).fontSize"
+    assert page.locator("article p").first.evaluate(size) == "17px"
+    assert page.locator("article .cell_input pre").first.evaluate(size) == "14px"
+
+
+def test_chapter_says_how_long_it_takes_and_how_far_one_is(visit, site):
+    page, _ = visit(site + CHAPTER)
+    said = page.locator("article .reading-time").inner_text()
+    assert re.fullmatch(r"Chapter 2 of \d+ · about \d*[05] minutes to read", said)
+    bar = page.get_by_label(re.compile(r"Chapter 2 of"))
+    assert bar.evaluate("e => e.value") == 2
+
+
+def test_read_folds_the_code_and_code_shows_it(visit, site):
+    page, trouble = visit(site + CHAPTER)
+    code = page.locator(".cell > .cell_input pre").first
+    fold = page.locator(".code-fold").first
+    assert code.is_visible() and not fold.is_visible()
+    page.get_by_role("button", name="Read", exact=True).click()
+    assert fold.get_attribute("aria-expanded") == "false"
+    assert not code.evaluate("e => e.checkVisibility({contentVisibilityAuto: true})")
+    assert page.locator(".cell_output:not(.predict-cover)").first.is_visible()
+    fold.click()
+    assert code.evaluate("e => e.checkVisibility()")
+    page.get_by_role("button", name="Code", exact=True).click()
+    assert page.locator(".cell_input[hidden]").count() == 0
+    assert trouble == []
+
+
+def test_read_is_remembered_and_leaves_the_exercises_open(visit, site):
+    page, _ = visit(site + CHAPTER)
+    page.get_by_role("button", name="Read", exact=True).click()
+    page.goto(site + "notebooks/03_backward.html")
+    assert page.locator(".cell_input[hidden]").count() > 3
+    assert page.locator(".tag_exercise > .cell_input[hidden]").count() == 0
+    for width in (320, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(
+            "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        )
+
+
+def test_paper_has_the_code_in_either_case(visit, site):
+    page, _ = visit(site + CHAPTER)
+    page.get_by_role("button", name="Read", exact=True).click()
+    page.emulate_media(media="print")
+    code = page.locator(".cell > .cell_input pre").first
+    assert code.evaluate(
+        "e => e.checkVisibility() && e.getBoundingClientRect().height > 10"
+    )
