@@ -38,6 +38,7 @@ WITH_WORKS = {"book/bibliography"}
 KINDS = {
     "book/use_it": "answer",
     "book/use_it_zh": "chinese",
+    "book/trouble_zh": "chinese",
     "book/errors": "message",
     "book/symptoms": "answer",
     "book/faq": "answer",
@@ -121,11 +122,12 @@ class Gathered:
         for child in node.children:
             if isinstance(child, OTHERS + SKIPPED):
                 continue
-            if "contents" in getattr(child, "attributes", {}).get("classes", ()):
-                continue  # a list of the page's own headings
+            classes = getattr(child, "attributes", {}).get("classes", ())
+            if "contents" in classes or "predict-answer" in classes:
+                continue  # a list of the page's own headings; what the reader is to guess
             if isinstance(child, addnodes.index):
                 self.index += [words for _, words, *_ in child["entries"]]
-            elif "cell_output" in getattr(child, "attributes", {}).get("classes", ()):
+            elif "cell_output" in classes:
                 self.words += [
                     caption.astext() for caption in child.findall(nodes.caption)
                 ]

@@ -138,9 +138,29 @@ def directive(kind: str, title: str, body: str, name: str, book: Book) -> str:
         heading = title if kind == "admonition" else kind.capitalize()
         inner = body if kind == "admonition" or not title else f"{title}\n{body}"
         return quoted(f"**{heading}**\n\n{inner}")
+    if kind == "predict":
+        return prediction(options, body)
     if kind == "playground":
         return quoted("*The web edition of the book has an interactive figure here.*")
     raise UnknownSyntax(f"{name}: no translation for the directive {{{kind}}}")
+
+
+def prediction(options: dict[str, str], body: str) -> str:
+    """A question with lettered answers, and the right one folded below."""
+    question, answers, more = [], [], []
+    for line in body.split("\n"):
+        if line.startswith("- "):
+            answers.append(line[2:])
+        elif answers and line.startswith("  ") and not more:
+            answers[-1] += f" {line.strip()}"  # the answer goes on
+        elif answers:
+            more.append(line)
+        else:
+            question.append(line)
+    letters = [f"- **{letter}** {words}" for letter, words in zip("ABCD", answers)]
+    folding = folded("Answer", "\n".join([f"{options['answer']}.", *more]).strip())
+    asked = "**Predict.** " + "\n".join(question).strip()
+    return "\n\n".join(part for part in (asked, "\n".join(letters), folding) if part)
 
 
 def split_options(body: str) -> tuple[dict[str, str], str]:

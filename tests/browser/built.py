@@ -31,9 +31,9 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(handler=Quiet):
-    """Serve the built book for a while; its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=HTML))
+def served(handler=Quiet, folder=HTML):
+    """Serve the built book, or another folder, for a while; its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
