@@ -12,19 +12,19 @@ from bnutils.exercises import close, exercise, find_remark
 
 @exercise("21.1")
 def leak_alone(answer):
-    """One in so many candidates that carry the right trace."""
+    """One in so many candidates that carry the right signature."""
     for devices, size in ((16, 8), (4, 32)):
         batch = devices * size
         others = batch - size + 1
         for own_device, right in ((True, 1 / size), (False, 1.0)):
             mistakes = {
-                "that is guessing among all keys; the trace says which device": 1
+                "that is guessing among all keys; the signature says which device": 1
                 / batch,
                 "that is guessing among all candidates": 1 / others,
                 "guess among the images of a device, not among the devices": 1
                 / devices,
-                "then the own key is the only one with this trace": 1 / size,
-                "the other keys of the device carry the same trace": 1.0,
+                "then the own key is the only one with this signature": 1 / size,
+                "the other keys of the device carry the same signature": 1.0,
                 "the query's own key is among the candidates": 1 / (size - 1),
             }
             found = answer(devices, size, own_device)

@@ -23,7 +23,7 @@ def own_or_not(own, other):
 ROWS["21.1"] = [
     (own_or_not(lambda d, b: 1 / (d * b), lambda d, b: 1.0), "which device"),
     (own_or_not(lambda d, b: 1 / d, lambda d, b: 1.0), "not among the devices"),
-    (own_or_not(lambda d, b: 1.0, lambda d, b: 1.0), "carry the same trace"),
+    (own_or_not(lambda d, b: 1.0, lambda d, b: 1.0), "carry the same signature"),
     (own_or_not(lambda d, b: 1 / (b - 1), lambda d, b: 1.0), "own key is among"),
     (own_or_not(lambda d, b: 1 / b, lambda d, b: 1 / b), "the only one"),
     (
