@@ -22,7 +22,8 @@ module          chapter what it holds
 =============== ======= ====================================================================
 
 ``_modules`` holds what several of them ask of a model (its batch norms, device, modes), and
-``_batches`` what they ask of a batch (which arguments a model takes of it).
+``_batches`` what they ask of a batch (which arguments a model takes of it), ``_words`` how
+they put things into words (an error in a line, a long list cut).
 Importing the package imports none of them: ``from bnutils import norm`` does.
 """
 

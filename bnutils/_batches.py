@@ -20,19 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "arguments",
-    "clone",
-    "feed",
-    "finite",
-    "main_output",
-    "mapped",
-    "mixed",
-    "rows",
-    "size_of",
-    "target_of",
-    "tensors_in",
-]
+from bnutils._modules import unwrap
 
 _TARGETS = ("target", "targets", "label", "labels", "y")
 _LOGITS = ("logits", "out", "output", "prediction", "scores")  # in outputs with names
@@ -56,19 +44,15 @@ def arguments(model: nn.Module, batch: object) -> tuple[tuple, dict]:
     """
     needed, optional, open_names = _signature(model)
     if isinstance(batch, Tensor):
-        return _enough((batch,), {}, needed)
+        return _enough((batch,), needed)
     if (named := _fields(batch)) is not None:
-        known = set(needed) | set(optional)
+        known = {*needed, *optional}
         chosen = {k: v for k, v in named.items() if k in known or open_names}
         if chosen and set(needed) <= set(chosen):
             return (), chosen
-        if (
-            known.isdisjoint(named)
-            and len(needed) <= 1
-            and not isinstance(batch, tuple)
-        ):
-            return (batch,), {}
         if not isinstance(batch, tuple):  # a namedtuple is a tuple as well
+            if known.isdisjoint(named) and len(needed) <= 1:
+                return (batch,), {}
             missing = [name for name in needed if name not in named]
             raise TypeError(
                 f"forward needs {', '.join(map(repr, missing))}, which the batch has not "
@@ -82,7 +66,7 @@ def arguments(model: nn.Module, batch: object) -> tuple[tuple, dict]:
             pair = isinstance(first, tuple | list) and len(first) == len(needed)
             if pair and not _are_images(first):
                 return tuple(first), {}
-            return _enough(tuple(batch[: len(needed)]), {}, needed)
+            return _enough(tuple(batch[: len(needed)]), needed)
         return _with_target(model, batch, optional)
     return (batch,), {}
 
@@ -99,19 +83,19 @@ def _with_target(model: nn.Module, batch, optional) -> tuple[tuple, dict]:
     return args, kwargs
 
 
-def _enough(args: tuple, kwargs: dict, needed: list[str]) -> tuple[tuple, dict]:
+def _enough(args: tuple, needed: list[str]) -> tuple[tuple, dict]:
     if len(args) < len(needed):
         raise TypeError(
             f"forward needs {len(needed)} inputs ({', '.join(needed)}), the batch has "
             f"{len(args)}: give call=lambda model, batch: ..."
         )
-    return args, kwargs
+    return args, {}
 
 
 def _signature(model: nn.Module) -> tuple[list[str], list[str], bool]:
     """Names of parameters that forward needs and may have, and whether it takes any."""
     try:
-        parameters = inspect.signature(_inner(model).forward).parameters.values()
+        parameters = inspect.signature(unwrap(model)[1].forward).parameters.values()
     except (TypeError, ValueError):  # scripted, or written in C
         return [], [], False
     usual = [
@@ -126,14 +110,6 @@ def _signature(model: nn.Module) -> tuple[list[str], list[str], bool]:
         optional,
         not several and any(p.kind == p.VAR_KEYWORD for p in parameters),
     )
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel and DistributedDataParallel, which take anything."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers):
-        model = model.module
-    return model
 
 
 def _fields(batch: object) -> dict | None:
@@ -261,11 +237,8 @@ def rows(batch: object, index: slice | list[int]) -> object:
 
 def mixed(a: object, b: object) -> tuple[object, object]:
     """Two batches out of two of the same form and size: every second example of each."""
-    even, odd = slice(0, None, 2), slice(1, None, 2)
-    return (
-        _joined(rows(a, even), rows(b, even)),
-        _joined(rows(a, odd), rows(b, odd)),
-    )
+    parts = [(rows(a, slice(i, None, 2)), rows(b, slice(i, None, 2))) for i in (0, 1)]
+    return tuple(_joined(*part) for part in parts)
 
 
 def _joined(a: object, b: object) -> object:

@@ -27,6 +27,7 @@ __all__ = [
     "Table",
     "band",
     "histograms",
+    "matrix",
     "table",
     "use_style",
 ]
@@ -118,6 +119,46 @@ def histograms(
         share = np.full(v.size, 100 / v.size)
         ax.hist(np.clip(v, bins[0], bins[-1]), bins, weights=share, **style)
         ax.set_title(name)
+
+
+def matrix(
+    ax: Axes,
+    values: Sequence[Sequence[float]],
+    title: str = "",
+    *,
+    columns: Sequence[str] | None = None,
+    rows: Sequence[str] | None = None,
+    color: str = "by channel",
+) -> None:
+    """Draw a small batch as a table of numbers, one row per example, one colour per channel.
+
+    Parameters
+    ----------
+    ax : Axes
+    values : array, shape (N, C), or (C,) for one number per channel
+    title : str
+    columns, rows : sequence of str, lengths C and N, optional
+        Labels; by default A, B, ... and none.
+    color : str
+        "by channel", or one colour for all cells.
+    """
+    table = np.atleast_2d(np.asarray(values, dtype=float))
+    tints = (SKY, ORANGE, GREEN, PURPLE)
+    for (n, c), value in np.ndenumerate(table):
+        tint = tints[c % len(tints)] if color == "by channel" else color
+        box = (c, n), 0.96, 0.92
+        ax.add_patch(mpl.patches.Rectangle(*box, color=tint, alpha=0.3, lw=0))
+        # "+ 0" makes a zero of the -0.0 that rounding leaves.
+        text = f"{round(value, 2) + 0:g}".replace("-", "−")
+        ax.text(c + 0.48, n + 0.46, text, ha="center", va="center")
+    labels = columns or [chr(ord("A") + c) for c in range(table.shape[1])]
+    ax.set_xticks(np.arange(table.shape[1]) + 0.48, labels)
+    ax.set_yticks(np.arange(table.shape[0]) + 0.46, rows or [""] * table.shape[0])
+    ax.set(xlim=(0, table.shape[1]), ylim=(table.shape[0], 0), title=title)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
 
 
 class Table:

@@ -59,16 +59,13 @@ def record(
     TypeError
         A chosen module takes or returns something other than a tensor.
     """
-    recording, handles = Recording(), []
-    try:
+    recording = Recording()
+    with contextlib.ExitStack() as hooks:  # which removes them at the end
         for name, module in _choose(model, modules).items():
             before, after = _hooks(name, recording, gradients)
-            handles.append(module.register_forward_pre_hook(before))
-            handles.append(module.register_forward_hook(after))
+            hooks.enter_context(module.register_forward_pre_hook(before))
+            hooks.enter_context(module.register_forward_hook(after))
         yield recording
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _choose(model: nn.Module, modules: Chosen) -> dict[str, nn.Module]:

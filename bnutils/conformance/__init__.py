@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from bnutils._modules import random_numbers_kept
+from bnutils._words import first_line
 from bnutils.conformance.causes import likely_causes
 from bnutils.conformance.checks import CHECKS, Mismatch, Pair
 
@@ -202,6 +203,5 @@ def _outcome(check, pair: Pair) -> str:
     except Mismatch as difference:
         return str(difference)
     except Exception as error:
-        text = (str(error).splitlines() or [""])[0]
-        return f"raised {type(error).__name__}: {text}"
+        return f"raised {first_line(error)}"
     return ""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-__all__ = ["likely_causes"]
+from bnutils._modules import STATISTICS
+from bnutils._words import first_line
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 N, C = 8, 5
 Maker = Callable[..., nn.Module]
 
@@ -37,7 +37,7 @@ def likely_causes(make: Maker, reference: type) -> tuple[str, ...]:
     try:
         make(C)
     except Exception as error:
-        return (f"it cannot be made from its number of channels: {_first_line(error)}",)
+        return (f"it cannot be made from its number of channels: {first_line(error)}",)
     found = []
     for look in LOOKS:
         try:
@@ -45,10 +45,6 @@ def likely_causes(make: Maker, reference: type) -> tuple[str, ...]:
         except Exception:  # the checks report what a layer cannot do
             continue
     return tuple(found)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _batch(scale: float = 2.0, shape: tuple[int, ...] = (N, C)) -> Tensor:
@@ -92,7 +88,7 @@ def _call(make: Maker, reference: type) -> Iterator[str]:
         try:
             make(C)(_batch(shape=shape))
         except Exception as error:
-            yield f"a batch of shape {axes} does not go through it: {_first_line(error)}"
+            yield f"a batch of shape {axes} does not go through it: {first_line(error)}"
 
 
 def _parameters(make: Maker, reference: type) -> Iterator[str]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, func, nn
 
+from bnutils._modules import STATISTICS
+
 CHECKS: dict[str, Callable] = {}
 FLAT = (16, 5)  # (N, C)
 LONG = (8, 5, 7)  # (N, C, L)
@@ -85,6 +87,14 @@ class Pair:
 def both(layers: list[nn.Module], x: Tensor) -> list[Tensor]:
     """The outputs of both layers for one input."""
     return [layer(x) for layer in layers]
+
+
+def expect_alike(layers: list[nn.Module], x: Tensor, tolerance: float) -> None:
+    """Outputs must agree in training mode, then in evaluation mode."""
+    expect_close("training", *both(layers, x), tolerance)
+    for layer in layers:
+        layer.eval()
+    expect_close("evaluation", *both(layers, x), tolerance)
 
 
 def gradients(layers: list[nn.Module], x: Tensor, dy: Tensor) -> Iterator[tuple]:
@@ -183,8 +193,6 @@ def _copy(pair: Pair) -> None:
 
 # What a layer remembers, its modes, arguments and errors
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
 
 def _same_statistics(layers, names=STATISTICS, tolerance=1e-5) -> None:
     for name in names:
@@ -260,16 +268,12 @@ def _mode(pair: Pair) -> None:
 
 @check("affine=False")
 def _plain(pair: Pair) -> None:
-    layers, x = pair.trained(affine=False), pair.data()
-    expect_close("training", *both(layers, x), 1e-5)
-    expect_close("evaluation", *both([layer.eval() for layer in layers], x), 1e-5)
+    expect_alike(pair.trained(affine=False), pair.data(), 1e-5)
 
 
 @check("track_running_stats=False")
 def _untracked(pair: Pair) -> None:
-    layers, x = pair.trained(track_running_stats=False), pair.data()
-    expect_close("training", *both(layers, x), 1e-5)
-    expect_close("evaluation", *both([layer.eval() for layer in layers], x), 1e-5)
+    expect_alike(pair.trained(track_running_stats=False), pair.data(), 1e-5)
 
 
 @check("float64")

@@ -8,8 +8,6 @@ and kept.
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PassOn", "absorb", "affine", "rank_of", "replace", "scaled"]
-
 
 def affine(bn: nn.Module) -> tuple[Tensor, Tensor]:
     """Scale and shift per channel that a batch norm applies in evaluation (chapter 13).

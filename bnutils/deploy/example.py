@@ -1,5 +1,6 @@
 """A run on an example: the shapes that batch norms see, and outputs compared."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -7,8 +8,6 @@ from torch import nn
 
 from bnutils._batches import clone, feed, tensors_in
 from bnutils._modules import norms_of
-
-__all__ = ["require_same", "run"]
 
 # What rounding may change at most, relative to the largest output: far above rounding,
 # far below a mistake. Other dtypes have so few digits that 0.1 is allowed.
@@ -29,18 +28,11 @@ def run(
 
         return note
 
-    handles = [
-        norm.register_forward_pre_hook(recorder(path))
-        for path, norm in norms_of(model).items()
-    ]
-    try:
-        with torch.no_grad():
-            # a copy: a model may write into its input, and the example runs twice
-            output = feed(model, clone(example), call)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen, output
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for path, norm in norms_of(model).items():
+            hooks.enter_context(norm.register_forward_pre_hook(recorder(path)))
+        # a copy: a model may write into its input, and the example runs twice
+        return seen, feed(model, clone(example), call)
 
 
 def require_same(before: object, after: object) -> float:

@@ -7,13 +7,11 @@ from typing import NamedTuple
 from torch import nn
 
 from bnutils._modules import norms_of
+from bnutils._words import cut, few, wrapped
 from bnutils.deploy.arithmetic import replace
 from bnutils.deploy.example import require_same, run
 from bnutils.deploy.graph import survey
 from bnutils.deploy.obstacles import copied, obstacle, require_ready
-from bnutils.deploy.wording import cut, wrapped
-
-__all__ = ["FoldReport", "FoldResult", "FoldedNorm", "KeptNorm", "fold"]
 
 
 class FoldedNorm(NamedTuple):
@@ -78,7 +76,7 @@ class FoldReport:
         for norm, kind, reason in self.kept:
             paths.setdefault((kind, reason), []).append(norm or "the model itself")
         return [
-            f"  {_names(names)} ({kind}): {reason}"
+            f"  {few(names)} ({kind}): {reason}"
             for (kind, reason), names in paths.items()
         ]
 
@@ -163,10 +161,3 @@ def fold(
         _, after = run(folded, example, call)
         error = require_same(before, after)
     return FoldResult(folded, FoldReport(done, kept, flow.notes(), error))
-
-
-def _names(paths: list[str]) -> str:
-    """Up to four paths; three of a longer list, and how many more there are."""
-    if len(paths) <= 4:
-        return ", ".join(paths)
-    return f"{', '.join(paths[:3])}, {len(paths) - 3} more"

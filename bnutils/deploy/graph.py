@@ -14,8 +14,6 @@ from torch.fx.node import map_aggregate
 from bnutils._modules import random_numbers_kept
 from bnutils.norm import BatchNorm1d
 
-__all__ = ["LAYERS", "NORMS", "Flow", "graphs_of", "survey"]
-
 LAYERS = (
     nn.Linear,
     nn.Conv1d,

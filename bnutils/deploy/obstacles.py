@@ -10,8 +10,6 @@ from bnutils._modules import HOOKS, norms_of
 from bnutils.deploy.arithmetic import rank_of
 from bnutils.deploy.graph import LAYERS, NORMS, Flow
 
-__all__ = ["copied", "obstacle", "require_ready"]
-
 # A subclass or an object with one of these of its own may compute something else.
 _DEFINING = {"forward", "_conv_forward", "__call__", "__getattr__", "weight", "bias"}
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

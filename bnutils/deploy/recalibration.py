@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bnutils import _batches
-from bnutils._modules import modes_restored, norms_of
-from bnutils.deploy.wording import cut, wrapped
-
-__all__ = ["RecalibratedNorm", "RecalibrationReport", "recalibrate"]
+from bnutils._modules import STATISTICS, modes_restored, norms_of
+from bnutils._words import cut, wrapped
 
 CHANGED, NOT_REACHED, FROZEN = "recalibrated", "not reached", "frozen"
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class RecalibratedNorm(NamedTuple):
@@ -214,7 +211,7 @@ def _frozen(model: nn.Module, norms: dict[str, nn.Module]) -> dict[str, str]:
     reasons = {}
     for path, norm in norms.items():
         parameters = list(norm.parameters())
-        if any(getattr(norm, name, None) is None for name in _STATISTICS):
+        if any(getattr(norm, name, None) is None for name in STATISTICS):
             reasons[path] = "it counts no batches, so it cannot average over them"
         elif not hasattr(norm, "momentum"):
             reasons[path] = "its class has no momentum: it never updates"
@@ -280,15 +277,11 @@ def _watched(
 
         return before
 
-    handles = [
-        layer.register_forward_pre_hook(watcher(path), with_kwargs=True)
-        for path, layer in layers.items()
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:  # which removes them at the end
+        for path, layer in layers.items():
+            hook = layer.register_forward_pre_hook(watcher(path), with_kwargs=True)
+            hooks.enter_context(hook)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _require_finite(layers: dict[str, nn.Module]) -> None:
@@ -307,13 +300,13 @@ def _require_finite(layers: dict[str, nn.Module]) -> None:
 def _all_or_nothing(layers: dict[str, nn.Module]) -> Iterator[None]:
     """Bring the old statistics back when anything goes wrong, Ctrl-C included."""
     saved = {
-        path: [getattr(layer, name).clone() for name in _STATISTICS]
+        path: [getattr(layer, name).clone() for name in STATISTICS]
         for path, layer in layers.items()
     }
     try:
         yield
     except BaseException:
         for path, layer in layers.items():
-            for name, value in zip(_STATISTICS, saved[path], strict=True):
+            for name, value in zip(STATISTICS, saved[path], strict=True):
                 getattr(layer, name).copy_(value)
         raise

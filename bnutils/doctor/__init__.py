@@ -12,7 +12,9 @@ it works:
 - :mod:`compare` compares evaluation with training mode from end to end, :mod:`habits`
   says what a batch norm of any author does with its statistics;
 - the checks: :mod:`settings` needs no data, :mod:`flow` looks at what stands around a
-  batch norm, :mod:`statistics` compares what is stored with the data;
+  batch norm, :mod:`buffers` compares stored statistics with the data, :mod:`counts`
+  batches with steps, :mod:`minibatches` looks at the batches themselves, and
+  :mod:`outputs` at the model from end to end;
 - :mod:`report` is what the reader gets.
 
 ``python -m bnutils.doctor --codes`` lists all that is looked for.
@@ -23,15 +25,17 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from bnutils._modules import device_of
+from bnutils._modules import device_of, unwrap
+from bnutils._words import few, first_line
 from bnutils.doctor.batches import take
-from bnutils.doctor.case import Case, short
+from bnutils.doctor.case import Case
 from bnutils.doctor.codes import SEVERITIES, TABLE, CouldNot, Found, NotApplicable
-from bnutils.doctor.copies import random_states_kept, unwrap
+from bnutils.doctor.copies import random_states_kept
 from bnutils.doctor.report import Finding, Report
 
 # Importing a module of checks enters them into the table.
-from bnutils.doctor import settings, flow, statistics  # noqa: F401  # isort: skip
+from bnutils.doctor import settings, flow, buffers  # noqa: F401  # isort: skip
+from bnutils.doctor import counts, minibatches, outputs  # noqa: F401  # isort: skip
 
 __all__ = ["CODES", "Finding", "Report", "examine"]
 
@@ -137,9 +141,11 @@ def _checked(case: Case, prefix: str) -> tuple[list[tuple[str, str, Found]], dic
             except CouldNot as reason:
                 checked[name][place] = f"could not: {reason}"
             except Exception as error:  # a fault of the check is none of the model
-                checked[name][place] = f"could not: the check failed ({short(error)})"
+                checked[name][place] = (
+                    f"could not: the check failed ({first_line(error)})"
+                )
                 case.notes.append(
-                    f"{name} at '{place}': the check failed ({short(error)})"
+                    f"{name} at '{place}': the check failed ({first_line(error)})"
                 )
             else:
                 checked[name][place] = "fine" if found is None else "found"
@@ -172,10 +178,9 @@ def _remarks(case: Case) -> list[str]:
     if case.used:
         missed = [path for path in case.norms if path not in case.as_training.seen]
         if missed:
-            few = ", ".join(path or "the model" for path in missed[:3])
-            more = f" and {len(missed) - 3} more" if len(missed) > 3 else ""
+            names = few([path or "the model" for path in missed])
             remarks.append(
-                f"no batch reached {few}{more} ({len(missed)} of {len(case.norms)})"
+                f"no batch reached {names} ({len(missed)} of {len(case.norms)})"
             )
     for path, module in case.model.named_modules():
         name = type(module).__name__.lower()

@@ -10,18 +10,16 @@ errors or, with ``--strict``, any finding, 2 if the model or the loader cannot b
 """
 
 import argparse
-import importlib
+import pkgutil
 import sys
-import textwrap
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from bnutils import doctor
+from bnutils._words import wrapped
 from bnutils.doctor.codes import TABLE
-
-_WIDTH = 88
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.checkpoint:
             _load(model, options.checkpoint, options.key)
         loader = _made(options.loader) if options.loader else None
-        call = _named(options.call) if options.call else None
+        call = pkgutil.resolve_name(options.call) if options.call else None
         if options.eval:
             model.eval()
     except Exception as error:
@@ -71,20 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _named(where: str) -> object:
-    """The object at ``package.module:name``, or ``:name.of.attribute``."""
-    module, separator, name = where.partition(":")
-    if not separator or not name:
-        raise ValueError(f"expected package.module:name, but got {where!r}")
-    found: object = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
-
-
 def _made(where: str) -> object:
     """What is at a place; if it is a function or a class, what calling it gives."""
-    found = _named(where)
+    found = pkgutil.resolve_name(where)
     made_already = isinstance(found, nn.Module) or not isinstance(found, Callable)
     return found if made_already else found()
 
@@ -97,12 +84,9 @@ def _load(model: nn.Module, file: str, key: str | None) -> None:
 
 
 def _codes() -> str:
-    lines = []
-    for name in doctor.CODES:
-        code = TABLE[name]
-        head = f"{code.severity:8} {name}: "
-        lines += textwrap.wrap(head + code.what, _WIDTH, subsequent_indent=" " * 9)
-    return "\n".join(lines) + "\n"
+    codes = [TABLE[name] for name in doctor.CODES]
+    lines = [f"{code.severity:8} {code.name}: {code.what}" for code in codes]
+    return wrapped(lines, indent=9) + "\n"
 
 
 if __name__ == "__main__":

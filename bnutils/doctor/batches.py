@@ -12,8 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from bnutils._batches import finite, mapped, size_of, tensors_in
 
-__all__ = ["Batches", "take"]
-
 _BATCHES = 8  # that are run through the copy ...
 _IMAGES, _MOST = 64, 64  # ... or as many as hold 64 images, but at most 64 batches
 
@@ -46,11 +44,6 @@ class Batches:
     def size(self) -> int:
         """Of most batches; 0 if it is not known."""
         return _usual(self.sizes)
-
-    @property
-    def last(self) -> int | None:
-        """Size of the last batch, where known."""
-        return self.sizes[-1] if self.complete else None
 
     @property
     def total(self) -> int | None:

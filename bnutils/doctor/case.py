@@ -9,11 +9,13 @@ from torch.nn.parameter import is_lazy
 
 from bnutils._batches import arguments, clone, feed, mapped, rows
 from bnutils._modules import HOOKS, norms_of
+from bnutils._words import first_line
+from bnutils.deploy.graph import LAYERS
 from bnutils.doctor.batches import Batches
 from bnutils.doctor.codes import CouldNot, NotApplicable
 from bnutils.doctor.compare import Comparison, compare
 from bnutils.doctor.copies import replica, set_modes
-from bnutils.doctor.habits import Habit, habit_of
+from bnutils.doctor.habits import Habit, gamma_and_beta, habit_of, seen_batches, varies
 from bnutils.doctor.observe import (
     CallsOriginal,
     Run,
@@ -22,9 +24,7 @@ from bnutils.doctor.observe import (
     outputs_of,
     recomputed,
 )
-from bnutils.doctor.trace import LAYERS, Map, read
-
-__all__ = ["Case", "short"]
+from bnutils.doctor.trace import Map, read
 
 _PROBE = 16  # images for tests that need no statistics
 _VISIBLE = 1e-7  # change of an output, relative; in float64 rounding stays far below
@@ -111,22 +111,19 @@ class Case:
     def fresh(self) -> bool:
         """Whether nothing says that the model was trained.
 
-        No optimiser has taken a step, no batch norm has seen more batches than a shape
-        probe or a warm-up gives it, and beta is the same in all channels: it starts so in
-        every common scheme, and after training it is not.
+        No optimiser has taken a step, and beta is the same in all channels of every batch
+        norm: it starts so in every common scheme, and the first step of training ends it.
+        Where no beta can tell (none there, frozen, or one channel), the statistics do:
+        none has seen more batches than a shape probe or a warm-up gives it.
         """
         if self.optimizer is not None and self.optimizer.state:
             return False
-        for norm in self.norms.values():
-            count, shift = getattr(norm, "num_batches_tracked", None), norm_bias(norm)
-            if count is None and norm.running_mean is not None:
-                if not is_lazy(norm.running_mean) and bool(norm.running_mean.any()):
-                    return False
-            elif count is not None and not is_lazy(count) and int(count) > _PROBED:
-                return False
-            if shift is not None and bool((shift != shift[0]).any()):
-                return False
-        return True
+        betas = [gamma_and_beta(norm)[1] for norm in self.norms.values()]
+        if any(map(varies, betas)):
+            return False
+        if any(b is not None and b.requires_grad and len(b) > 1 for b in betas):
+            return True
+        return not any(map(_has_history, self.norms.values()))
 
     def habit(self, path: str) -> Habit:
         """How a batch norm keeps its statistics."""
@@ -151,8 +148,8 @@ class Case:
             raise CouldNot("no batch reached it")
         return self.as_training.seen[path]
 
-    def trained(self) -> dict[str, nn.Module]:
-        """Batch norms that have statistics and take part in training."""
+    def moving(self) -> dict[str, nn.Module]:
+        """Batch norms whose statistics move while the model trains, by path."""
         return {
             path: norm
             for path, norm in self.norms.items()
@@ -187,7 +184,7 @@ class Case:
             self.copy = replica(self.model)
             traced = replica(self.model)
         except Exception as error:
-            self._not_run(f"it cannot be copied ({short(error)})")
+            self._not_run(f"it cannot be copied ({first_line(error)})")
             return
         self._trace(traced)
         if self.batches is not None and (why := self._unusable()):
@@ -225,7 +222,7 @@ class Case:
         try:
             self.graph = read(copy)
         except Exception as error:
-            self.notes.append(f"not traced: {short(error)}")
+            self.notes.append(f"not traced: {first_line(error)}")
             self.graph.whole = False
 
     def _run(self) -> None:
@@ -250,7 +247,7 @@ class Case:
                 self.as_training = run
             self.norms_only = run
         if self.used and errors:
-            why = f"training mode failed ({short(errors[0])})"
+            why = f"training mode failed ({first_line(errors[0])})"
             self.notes.append(f"{why}: only batch norm was in it")
         elif errors:
             self._blame(errors[-1])
@@ -274,13 +271,15 @@ class Case:
             )
             if left_out:
                 self._not_run(
-                    f"the copy fails ({short(error)}), but {left_out} hooks of yours were "
+                    f"the copy fails ({first_line(error)}), but {left_out} hooks of yours were "
                     "left out of it, and the model may need them"
                 )
             else:
                 self.failure = error
         else:
-            self._not_run(f"watching it failed ({short(error)}), a fault of the doctor")
+            self._not_run(
+                f"watching it failed ({first_line(error)}), a fault of the doctor"
+            )
 
     def _run_backward(self) -> None:
         one_run = self.norms_only is self.as_training
@@ -288,7 +287,7 @@ class Case:
         try:
             self.backward = recomputed(self.copy, self._probe(), self.call)
         except Exception as error:
-            self.notes.append(f"backward not run: {short(error)}")
+            self.notes.append(f"backward not run: {first_line(error)}")
 
     def _probe(self) -> object:
         return rows(self.batches.items[0], slice(0, _PROBE))
@@ -304,7 +303,7 @@ class Case:
         try:
             self.comparison = compare(self)
         except Exception as error:
-            self.notes.append(f"modes not compared: {short(error)}")
+            self.notes.append(f"modes not compared: {first_line(error)}")
 
     def _find_biases(self) -> None:
         """Layers right before a batch norm whose bias it takes out, by batch norm.
@@ -322,7 +321,7 @@ class Case:
             try:
                 pairs = self._without_effect(self._with_bias(self.graph.pairs | seen))
             except Exception as error:
-                self.notes.append(f"biases not tested: {short(error)}")
+                self.notes.append(f"biases not tested: {first_line(error)}")
         self._biased = pairs
 
     def _with_bias(self, pairs: dict[str, str]) -> dict[str, str]:
@@ -380,11 +379,13 @@ class Case:
         return described([*args, *kwargs.values()])
 
 
-def norm_bias(norm: nn.Module) -> torch.Tensor | None:
-    """Beta of a batch norm, if it has one of one value per channel already."""
-    shift = getattr(norm, "bias", None)
-    usable = isinstance(shift, torch.Tensor) and not is_lazy(shift) and shift.numel()
-    return shift if usable else None
+def _has_history(norm: nn.Module) -> bool:
+    """Whether a batch norm has seen more batches than come before training."""
+    count = seen_batches(norm)
+    if count is not None:
+        return count > _PROBED
+    mean = norm.running_mean
+    return mean is not None and not is_lazy(mean) and bool(mean.any())
 
 
 def described(values: list) -> str:
@@ -393,9 +394,3 @@ def described(values: list) -> str:
         tuple(v.shape) if hasattr(v, "shape") else type(v).__name__ for v in values
     ]
     return ", ".join(map(str, shapes))
-
-
-def short(error: Exception) -> str:
-    """Class and first line of an error."""
-    first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first[:150]}"

@@ -1,9 +1,8 @@
 """The table of findings. An entry stands right above the function that looks for it.
 
 To add a finding, write one function with one entry above it, in the module where it
-belongs: :mod:`settings` needs no data, :mod:`flow` looks at what stands around a batch
-norm, :mod:`statistics` needs batches. Nothing else has to be told; the tests ask that
-each code is found somewhere.
+belongs: the list is in :mod:`bnutils.doctor`. Nothing else has to be told; the tests ask
+that each code is found somewhere.
 
 ::
 
@@ -26,8 +25,6 @@ there. Where it does not apply or cannot tell, it raises the reason.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-__all__ = ["TABLE", "Code", "CouldNot", "Found", "NotApplicable", "finding"]
 
 SEVERITIES = ("error", "warning", "note")
 

@@ -18,8 +18,6 @@ from bnutils._batches import mixed, size_of, target_of
 from bnutils.doctor.copies import replica, set_modes
 from bnutils.doctor.observe import output_of
 
-__all__ = ["Comparison", "compare"]
-
 _NORMS = 16  # whose share in the difference is measured, one by one
 
 
@@ -133,13 +131,19 @@ def _in_evaluation(model: nn.Module) -> nn.Module:
 def _recalibrate(twin: nn.Module, case) -> dict[str, tuple[Tensor, Tensor]]:
     """Give a copy the statistics of the batches; the stored ones come back, by path."""
     kept = {}
-    for path in case.trained():
+    for path in case.moving():
         norm, seen = twin.get_submodule(path), case.norms_only.seen.get(path)
         if seen is not None and seen.moments.means:
-            kept[path] = norm.running_mean.clone(), norm.running_var.clone()
-            norm.running_mean.copy_(seen.moments.mean)
-            norm.running_var.copy_(seen.moments.var)
+            kept[path] = _exchanged(norm, seen.moments.mean, seen.moments.var)
     return kept
+
+
+def _exchanged(norm: nn.Module, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Give a batch norm other statistics; returns those that it had."""
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)
+    return before
 
 
 def _carriers(twin, kept, batch, recalibrated: Tensor, call) -> list[tuple[str, float]]:
@@ -155,12 +159,9 @@ def _carriers(twin, kept, batch, recalibrated: Tensor, call) -> list[tuple[str, 
     likely = sorted(kept, key=shift, reverse=True)[:_NORMS]
     for path in (p for p in likely if shift(p) > 1e-3):
         norm = twin.get_submodule(path)
-        now = norm.running_mean.clone(), norm.running_var.clone()
-        norm.running_mean.copy_(kept[path][0])
-        norm.running_var.copy_(kept[path][1])
+        now = _exchanged(norm, *kept[path])
         found.append((path, _distance(recalibrated, output_of(twin, batch, call))))
-        norm.running_mean.copy_(now[0])
-        norm.running_var.copy_(now[1])
+        _exchanged(norm, *now)
     return sorted(found, key=lambda pair: -pair[1])
 
 

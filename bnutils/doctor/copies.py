@@ -12,21 +12,6 @@ from torch.nn.parameter import UninitializedBuffer
 
 from bnutils._modules import HOOKS, is_norm, random_numbers_kept
 
-__all__ = ["random_states_kept", "replica", "set_modes", "unwrap"]
-
-
-def unwrap(model: nn.Module) -> tuple[str, nn.Module]:
-    """Prefix of the paths, and the model inside DDP, DataParallel and torch.compile."""
-    prefix = ""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if isinstance(model, wrappers):
-            model, prefix = model.module, prefix + "module."
-        elif "_orig_mod" in model._modules:
-            model, prefix = model._orig_mod, prefix + "_orig_mod."
-        else:
-            return prefix, model
-
 
 def replica(model: nn.Module) -> nn.Module:
     """A deep copy without hooks, but for PyTorch's own (lazy layers, weight norm).

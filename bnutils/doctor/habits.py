@@ -1,16 +1,14 @@
-"""What a batch norm does with its statistics: tried, where its class does not tell."""
+"""One batch norm by itself: what it does with its statistics, and what it has learned."""
 
 import inspect
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from bnutils.doctor.copies import replica
 from bnutils.norm import BatchNorm1d
-
-__all__ = ["Habit", "habit_of", "is_blank", "seen_batches"]
 
 _KNOWN = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
 _KNOWN += (BatchNorm1d.forward,)
@@ -84,10 +82,20 @@ def seen_batches(norm: nn.Module) -> int | None:
     return None if count is None or is_lazy(count) else int(count)
 
 
+def gamma_and_beta(norm: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias of a batch norm; None for one that it has not, or not yet."""
+    both = (getattr(norm, "weight", None), getattr(norm, "bias", None))
+    return tuple(
+        p if isinstance(p, Tensor) and not is_lazy(p) and p.numel() else None
+        for p in both
+    )
+
+
+def varies(parameter: Tensor | None) -> bool:
+    """Whether channels differ: at first they do not, in every common scheme."""
+    return parameter is not None and bool((parameter != parameter[0]).any())
+
+
 def is_blank(norm: nn.Module) -> bool:
     """Whether weight, bias and count are as the constructor left them."""
-    for name in ("weight", "bias"):
-        p = getattr(norm, name, None)
-        if isinstance(p, torch.Tensor) and not is_lazy(p) and bool((p != p[0]).any()):
-            return False
-    return not seen_batches(norm)
+    return not any(map(varies, gamma_and_beta(norm))) and not seen_batches(norm)

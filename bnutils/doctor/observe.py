@@ -8,19 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bnutils._batches import clone, feed, main_output, size_of, tensors_in
-from bnutils._modules import is_norm
+from bnutils._modules import is_norm, norms_of
 from bnutils.doctor.moments import Moments
 from bnutils.norm import BatchNorm1d
-
-__all__ = [
-    "CallsOriginal",
-    "Run",
-    "Seen",
-    "observe",
-    "output_of",
-    "outputs_of",
-    "recomputed",
-]
 
 _POSITIONS = 64  # of an output with a position for each pixel
 DROPOUT = nn.modules.dropout._DropoutNd
@@ -158,25 +148,19 @@ class _Watch:
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
-        handles = []
-        for path, module in self.modules.items():
-            norm = is_norm(module)
-            if norm:
-                before = self._hook_before(path)
-                handles.append(
-                    module.register_forward_pre_hook(before, with_kwargs=True)
-                )
-            if norm or not list(module.children()) or _of_one_piece(module):
-                handles.append(module.register_forward_hook(self._hook_after(path)))
-        # For batch norms that the model does not hold: in a plain list, or made anew in
-        # each forward. Only a hook on all modules there are meets them.
-        everywhere = nn.modules.module.register_module_forward_pre_hook(self._meet)
-        handles.append(everywhere)
-        try:
+        with contextlib.ExitStack() as hooks:  # which removes them at the end
+            add = hooks.enter_context
+            for path, module in self.modules.items():
+                norm = is_norm(module)
+                if norm:
+                    hook = self._hook_before(path)
+                    add(module.register_forward_pre_hook(hook, with_kwargs=True))
+                if norm or not list(module.children()) or _of_one_piece(module):
+                    add(module.register_forward_hook(self._hook_after(path)))
+            # For batch norms that the model does not hold: in a plain list, or made anew
+            # in each forward. Only a hook on all modules there are meets them.
+            add(nn.modules.module.register_module_forward_pre_hook(self._meet))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def end_of_batch(self) -> None:
         self.first = False
@@ -276,21 +260,13 @@ def recomputed(copy: nn.Module, batch: object, call=None) -> dict[str, tuple[int
     def count(path):
         counts.setdefault(path, [0, 0])[phase] += 1
 
-    handles = [
-        module.register_forward_pre_hook(lambda *_, path=path: count(path))
-        for path, module in copy.named_modules()
-        if is_norm(module)
-    ]
-    try:
-        with torch.enable_grad():
-            total = sum(
-                y.sum() for y in outputs_of(copy, batch, call) if y.requires_grad
-            )
-            phase = 1
-            if isinstance(total, Tensor):
-                total.backward()
-    finally:
-        for handle in handles:
-            handle.remove()
-        copy.zero_grad(set_to_none=True)
+    with contextlib.ExitStack() as hooks, torch.enable_grad():
+        hooks.callback(copy.zero_grad, set_to_none=True)
+        for path, norm in norms_of(copy).items():
+            hook = norm.register_forward_pre_hook(lambda *_, path=path: count(path))
+            hooks.enter_context(hook)
+        total = sum(y.sum() for y in outputs_of(copy, batch, call) if y.requires_grad)
+        phase = 1
+        if isinstance(total, Tensor):
+            total.backward()
     return {path: tuple(pair) for path, pair in counts.items()}

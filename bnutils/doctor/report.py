@@ -1,16 +1,12 @@
 """What the doctor says: findings as data, as text and as a table."""
 
 import html
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from bnutils._words import few, wrapped
 from bnutils.doctor.codes import SEVERITIES, TABLE, Found
 from bnutils.doctor.compare import Comparison
-
-__all__ = ["Finding", "Report"]
-
-_WIDTH = 88
 
 
 @dataclass(frozen=True)
@@ -115,14 +111,13 @@ class Report:
         lines = [self._headline()]
         for group in self._groups():
             worst = group[0]
-            lines += _wrapped(
-                f"{worst.severity.upper():8} {worst.code}: ", _paths(group)
-            )
-            lines += _wrapped("  found    ", _evidence(group))
-            lines += _wrapped("  means    ", worst.consequence)
-            lines += _wrapped("  remedy   ", worst.remedy)
-        lines += [line for words in self._below() for line in _wrapped("", words)]
-        return "\n".join(lines)
+            lines += [
+                f"{worst.severity.upper():8} {worst.code}: {_paths(group)}",
+                f"  found    {_evidence(group)}",
+                f"  means    {worst.consequence}",
+                f"  remedy   {worst.remedy}",
+            ]
+        return wrapped([*lines, *self._below()], indent=11)
 
     __repr__ = __str__
 
@@ -182,9 +177,7 @@ class Report:
 
 
 def _paths(group: list[Finding]) -> str:
-    paths = [f.path or "the model" for f in group]
-    rest = len(paths) - 3
-    return ", ".join(paths if rest <= 1 else [*paths[:3], f"and {rest} more"])
+    return few([f.path or "the model" for f in group])
 
 
 def _evidence(group: list[Finding]) -> str:
@@ -195,11 +188,6 @@ def _evidence(group: list[Finding]) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" + ("" if n == 1 else "es" if what == "batch" else "s")
-
-
-def _wrapped(head: str, text: str) -> list[str]:
-    options = {"subsequent_indent": " " * 11, "break_on_hyphens": False}
-    return textwrap.wrap(head + text, _WIDTH, **options)
 
 
 def _text(words: str) -> str:

@@ -4,20 +4,14 @@ from torch import Tensor, distributed, nn
 from torch.nn.parameter import is_lazy
 
 from bnutils._modules import norms_of
+from bnutils.deploy.graph import LAYERS
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
-from bnutils.doctor.habits import is_blank, seen_batches
-from bnutils.doctor.trace import LAYERS
+from bnutils.doctor.habits import gamma_and_beta, is_blank, seen_batches
 
-__all__ = ["affine", "counts_of", "no_steps", "stored"]
+__all__ = ["stored"]  # the table knows the checks
 
 _DEAD = 1e-3  # |gamma| relative to the layer's root mean square
 _FLAT = 1e-6  # |gamma| of a whole layer
-
-
-def affine(norm: nn.Module) -> list[Tensor]:
-    """Weight and bias of a batch norm, as far as it has them already."""
-    both = (getattr(norm, "weight", None), getattr(norm, "bias", None))
-    return [p for p in both if p is not None and not is_lazy(p)]
 
 
 def stored(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -83,7 +77,7 @@ def train_mode_in_eval(case, path, norm):
     remedy="also call eval() on it, after every model.train()",
 )
 def frozen_by_requires_grad(case, path, norm):
-    own = affine(norm)
+    own = [p for p in gamma_and_beta(norm) if p is not None]
     if not own:
         raise NotApplicable("it has no parameters")
     if not case.model.training or case.frozen(path):
@@ -269,12 +263,11 @@ def sync_without_group(case, path, norm):
     remedy="remove them, or lower the weight decay on gamma",
 )
 def dead_channels(case, path, norm):
-    gamma = getattr(norm, "weight", None)
-    if gamma is None or is_lazy(gamma) or gamma.numel() == 0:
+    gamma, shift = gamma_and_beta(norm)
+    if gamma is None:
         raise NotApplicable("it has no weight")
     size = gamma.detach().abs().float()
     typical = size.square().mean().sqrt().item()
-    shift = getattr(norm, "bias", None)
     untouched = shift is None or not shift.any()
     if not size.any() and untouched and not case.steps:
         return None  # a residual branch may start at zero
@@ -302,58 +295,11 @@ def dead_channels(case, path, norm):
 def decayed_norm(case, path, norm):
     if case.optimizer is None:
         raise CouldNot("no optimizer was given")
-    own = {id(p) for p in affine(norm)}
+    own = {id(p) for p in gamma_and_beta(norm)}
     for group in case.optimizer.param_groups:
         decay = float(group.get("weight_decay", 0) or 0)
         if decay and any(id(p) in own for p in group["params"]):
             return Found(f"weight_decay = {decay:g}", decay)
-
-
-def counts_of(case) -> dict[str, tuple[int, int]]:
-    """Batches seen and steps taken, for batch norms that train and count."""
-    counts = {}
-    for path, norm in case.norms.items():
-        steps = case.steps_of(affine(norm)) or case.steps
-        if norm.training and steps and seen_batches(norm) is not None:
-            counts[path] = (seen_batches(norm), steps)
-    return counts
-
-
-@finding(
-    "several-forwards",
-    "note",
-    what="batches seen are a multiple (2 to 32) of the steps taken",
-    means="either statistics are of micro-batches and move several times per step, or "
-    "another optimiser trained the model before",
-    remedy="count m per micro-batch; momentum 1 - (1 - a)**(1/k) keeps the memory per step",
-    unless=("shared-norm", "recomputed"),
-)
-def several_forwards(case, path, norm):
-    """A count that began with an older checkpoint is a multiple by chance only.
-
-    It is within k of k·steps for some k in about one count in ten at 1,000 steps, and in
-    one in a hundred at 10,000; hence also: the same k in every batch norm that trains.
-    Two stages of training, with a new optimiser for the second, look the same: a note.
-    """
-    counts = counts_of(case)
-    if path not in counts:
-        raise CouldNot(no_steps(case))
-    n, steps = counts[path]
-    k = round(n / steps)
-    together = all(
-        round(count / taken) == k and abs(count - k * taken) <= k
-        for count, taken in counts.values()
-    )
-    if 2 <= k <= 32 and together:
-        text = f"{n} batches seen in {steps} optimiser steps: {k} per step"
-        return Found(text, k)
-
-
-def no_steps(case) -> str:
-    """Why batches cannot be compared with steps."""
-    if case.optimizer is None:
-        return "no optimizer was given"
-    return f"{type(case.optimizer).__name__} counts no steps, or has taken none"
 
 
 # ------------------------------------------------------------------ other modules

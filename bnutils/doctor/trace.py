@@ -6,9 +6,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from bnutils._modules import is_norm
-from bnutils.deploy.graph import LAYERS, graphs_of, survey
-
-__all__ = ["LAYERS", "Map", "read"]
+from bnutils.deploy.graph import graphs_of, survey
 
 _DROPOUT = nn.modules.dropout._DropoutNd
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)

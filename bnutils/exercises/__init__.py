@@ -10,7 +10,7 @@ the answer and returns None when it is right, or one sentence that says what is 
 them compare with the expected value and with those that typical mistakes give, and leave the
 rest to :func:`find_remark`::
 
-    @exercise("06.5")
+    @exercise("NN.K")
     def scaled_std(answer):
         wrong = {"that is the variance": 36.0, "a scales the values, not 1 / a": 1.5}
         return find_remark(answer(std=3.0, a=2.0), 6.0, wrong)
@@ -105,8 +105,12 @@ def check(number: str, answer: Any) -> Verdict:
     KeyError
         There is no exercise of that number.
     """
-    checkers = registry(number.partition(".")[0])
+    chapter, _, place = number.partition(".")
+    checkers = registry(chapter)
     if number not in checkers:
+        meant = f"{chapter:0>2}.{place}"
+        if meant in registry(f"{chapter:0>2}"):
+            raise KeyError(f"no exercise {number!r}: did you mean {meant!r}?")
         known = ", ".join(checkers) or "none in that chapter"
         raise KeyError(f"no exercise {number!r}; there are: {known}")
     if _unanswered(answer):

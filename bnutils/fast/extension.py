@@ -241,8 +241,11 @@ def first_error(log: str) -> str:
 
 
 def _import(path: Path) -> ModuleType:
-    loader = importlib.machinery.ExtensionFileLoader(NAME, str(path))
-    spec = importlib.util.spec_from_loader(NAME, loader)
+    # The file tells the name. PyTorch counts what a process builds and calls the second
+    # kernel NAME_v1, inside as well: Python looks there for PyInit_NAME_v1.
+    name = path.name.split(".")[0]
+    loader = importlib.machinery.ExtensionFileLoader(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module

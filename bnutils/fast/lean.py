@@ -71,7 +71,7 @@ def column(v: Tensor, like: Tensor) -> Tensor:
     return v if like.dim() == 2 else v[:, None]
 
 
-def affine(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+def multiply_add(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
     """``x * scale + shift``, both (C,); for (N, C) in one pass, where that is faster."""
     if x.dim() == 2:
         return torch.addcmul(shift, x, scale, out=out)
@@ -121,7 +121,7 @@ def forward_whole(
     off = average(shifted)
     var = variance(average(square), off)
     inv_std, scale, shift = output_line(off, var, weight, bias, eps)
-    y = affine(shifted, scale, shift, out=square)
+    y = multiply_add(shifted, scale, shift, out=square)
     return Normalised(y, shifted, off, inv_std, scale, k + off, var)
 
 
@@ -133,7 +133,7 @@ def backward_whole(
     dbias, dot = total(dy), total(product)
     m = dy.numel() // dy.size(1)
     dweight, slope, level = gradient_line(dbias, dot, off, inv_std, scale, m)
-    dx = affine(shifted, slope, level, out=product)
+    dx = multiply_add(shifted, slope, level, out=product)
     if dy.dim() == 2:
         return Gradients(dx.addcmul_(dy, scale), dweight, dbias)
     return Gradients(dx.add_(dy * scale[:, None]), dweight, dbias)
@@ -167,7 +167,7 @@ def forward_in_parts(
     inv_std, scale, shift = output_line(off, var, weight, bias, eps)
     for x_part, y_part, _ in pieces:
         torch.sub(x_part, column(k, x), out=y_part)
-        affine(y_part, scale, shift, out=y_part)
+        multiply_add(y_part, scale, shift, out=y_part)
     return Normalised(y, None, off, inv_std, scale, k + off, var)
 
 
@@ -185,7 +185,7 @@ def backward_in_parts(
     dweight, slope, level = gradient_line(dbias, dot, off, inv_std, scale, m)
     for x_part, dy_part, dx_part, room in pieces:
         torch.sub(x_part, k, out=dx_part)
-        affine(dx_part, slope, level, out=dx_part)
+        multiply_add(dx_part, slope, level, out=dx_part)
         dx_part.add_(torch.mul(dy_part, column(scale, x), out=room))
     return Gradients(dx, dweight, dbias)
 

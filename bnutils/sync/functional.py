@@ -11,13 +11,6 @@ from torch.autograd import Function
 
 from bnutils.norm import batch_stats, per_channel
 
-__all__ = [
-    "AllSum",
-    "Standardize",
-    "whole_batch_gradient",
-    "whole_batch_stats",
-]
-
 
 def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
     """Mean, biased variance and count of the batch that all ranks hold together.

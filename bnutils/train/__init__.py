@@ -6,7 +6,8 @@ and a loss that is not finite, and leaves random numbers, modes, threads and dev
 found them.
 
 Behind it: ``loop`` (what a run does, step by step, and what it records), ``steps`` (one step:
-by autograd, or as one call of C++, chapter 16), ``optim`` (optimisers and schedules by name).
+by autograd, or as one call of C++, chapter 16), ``optim`` (optimisers and schedules by name),
+``machine`` (device, threads, seeds).
 """
 
 import warnings
@@ -15,11 +16,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from bnutils import _modules
-from bnutils._modules import default_device, seed_all
 from bnutils.data import Dataset, number_of_batches
 from bnutils.progress import bar, is_open
 from bnutils.train.loop import History, Score, evaluate, run
+from bnutils.train.machine import default_device, seed_all, setting
 from bnutils.train.optim import make_schedule, onecycle
 from bnutils.train.steps import STEPS
 
@@ -129,7 +129,7 @@ def fit(
     total = epochs * number_of_batches(data.train, batch_size, drop_last)
     classes = int(data.train.y.max()) + 1
     is_alone = not is_open()  # a sweep has a message of its own
-    with _modules.setting(model, device, threads) as chosen:
+    with setting(model, device, threads) as chosen:
         take_step = STEPS[engine](
             model, optimizer, lr, weight_decay, label_smoothing, classes
         )

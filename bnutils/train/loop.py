@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnutils import _modules
+from bnutils._modules import device_of, modes_restored
 from bnutils.data import Split
-from bnutils.train.steps import AutogradStep, FusedStep
+from bnutils.train.steps import AutogradStep, FusedStep, logits_of
 
 
 @dataclass(repr=False)
@@ -88,14 +88,14 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 2048) -> Score:
             "evaluation needs at least one image and a positive batch_size, but got "
             f"{len(split)} images and batch_size={batch_size}"
         )
-    device = _modules.device_of(model)
+    device = device_of(model)
     classes = int(split.y.max()) + 1
     loss, hits = 0.0, 0
-    with _modules.modes_restored(model), torch.no_grad():
+    with modes_restored(model), torch.no_grad():
         model.eval()
         for x, y in zip(split.x.split(batch_size), split.y.split(batch_size)):
             x, y = x.to(device), y.to(device)
-            logits = _modules.forward(model, x, classes)
+            logits = logits_of(model, x, classes)
             # Sums, since the last batch may be smaller than the others.
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             hits += (logits.argmax(1) == y).sum().item()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnutils import _modules, fast, norm
+from bnutils import fast, norm
+from bnutils._modules import HOOKS
 from bnutils.fast import extension
 from bnutils.train.optim import OPTIMIZERS, make_optimizer
 
@@ -15,6 +16,37 @@ from bnutils.train.optim import OPTIMIZERS, make_optimizer
 # derived from them may do something else.
 NORMS = {nn.BatchNorm1d, norm.BatchNorm1d, fast.BatchNorm1d}
 NORMS |= {fast.TorchBatchNorm1d, fast.CompileBatchNorm1d, fast.KernelBatchNorm1d}
+
+
+def _too_small(shape: tuple[int, ...]) -> str:
+    """What to do about a batch of one image."""
+    return f"a batch of shape {shape}: raise batch_size or set drop_last=True"
+
+
+def _not_accepted(shape: tuple[int, ...]) -> str:
+    """What is wrong with a batch of images that are not as long as the model's input."""
+    return f"the model does not accept a batch of shape {shape}"
+
+
+def logits_of(model: nn.Module, x: Tensor, classes: int) -> Tensor:
+    """Compute the model's logits, or raise an error that names the shapes."""
+    shape = tuple(x.shape)
+    try:
+        logits = model(x)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(f"{error} ({_too_small(shape)})") from error
+    except RuntimeError as error:
+        if "shapes cannot be multiplied" not in str(error):
+            raise
+        raise RuntimeError(f"{_not_accepted(shape)}: {error}") from error
+    if logits.dim() != 2 or len(logits) != len(x) or logits.size(1) < classes:
+        raise ValueError(
+            f"the model made {tuple(logits.shape)} of a batch of shape {shape}; "
+            f"expected ({len(x)}, {classes}): a row of logits for each image"
+        )
+    return logits
 
 
 class AutogradStep:
@@ -41,7 +73,7 @@ class AutogradStep:
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
         """Return loss and hits before the update; no update if the loss is not finite."""
-        logits = _modules.forward(self.model, x, self.classes)
+        logits = logits_of(self.model, x, self.classes)
         loss = F.cross_entropy(logits, y, label_smoothing=self.smoothing)
         hits = (logits.detach().argmax(1) == y).sum()
         value = loss.item()
@@ -106,13 +138,13 @@ class FusedStep:
         shape = tuple(x.shape)
         if x.dim() != 2 or x.size(1) != self.inputs or x.dtype != self.dtype:
             raise RuntimeError(
-                f"{_modules.not_accepted(shape)} and {x.dtype}: "
+                f"{_not_accepted(shape)} and {x.dtype}: "
                 f"engine 'fused' expects (B, {self.inputs}) and {self.dtype}"
             )
         if len(x) == 1 and self.normalised:
             raise ValueError(
                 "Expected more than 1 value per channel when training, but got "
-                + _modules.too_small(shape)
+                + _too_small(shape)
             )
         loss, hits, row_of_bad_label = self.kernel(
             x.contiguous(), y.contiguous(), self.lr
@@ -167,7 +199,7 @@ def _check_fit(linear: nn.Linear, bn: nn.Module | None) -> None:
 def _check_tensors(model: nn.Module) -> None:
     """Refuse hooks, frozen or shared parameters, other devices, mixed dtypes."""
     for module in model.modules():
-        if any(getattr(module, hook) for hook in _modules.HOOKS):
+        if any(getattr(module, hook) for hook in HOOKS):
             _refuse(f"a model without hooks, but {_name(module)} has one")
     parameters = list(model.parameters())
     total = sum(len(list(layer.parameters())) for layer in model)

@@ -196,7 +196,53 @@ def test_decimals_of_an_answer_stand_in_the_chapter_that_it_names(entry):
             evidence += prose(ROOT / "book" / "use_it.md")
         # Addresses, and the numbers of versions and exercises, are no results.
         part = re.sub(
-            r"\]\(https?://[^)]*\)|(?:arXiv:|PyTorch |Exercise )[\d.]+", "", part
+            r"\]\(https?://[^)]*\)|(?:arXiv:|PyTorch |Keras |Exercise )[\d.]+", "", part
         )
         for number in re.findall(r"\b\d+\.\d+\b", part):
             assert re.search(rf"\b{re.escape(number)}\b", evidence), (number, part)
+
+
+def shown(path: Path) -> str:
+    """What the cells of a notebook print, without their sources."""
+    texts = []
+    for output in (o for c in cells(path) for o in c.get("outputs", ())):
+        texts += [output.get("text", ()), output.get("data", {}).get("text/plain", ())]
+    return "\n".join(map("".join, texts))
+
+
+@pytest.mark.parametrize("entry", ["book/faq", "book/claims"])
+def test_whole_percentages_of_an_answer_round_what_its_chapter_prints(entry):
+    for part in answers(entry):
+        linked = re.findall(r"notebooks/(\w+)\.ipynb", part)
+        evidence = "".join(shown(NOTEBOOKS / f"{name}.ipynb") for name in linked)
+        numbers = [float(n) for n in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", evidence)]
+        for percent in re.findall(r"(?<![\d.,])(\d+)(?= ?%| to \d+ ?%)", part):
+            close = [n for n in numbers if abs(n - int(percent)) <= 0.5]
+            assert close or not linked, (percent, part)
+
+
+@pytest.mark.parametrize("entry", ["book/faq", "book/claims"])
+def test_counts_and_networks_of_an_answer_stand_in_its_chapter(entry):
+    for part in answers(entry):
+        linked = re.findall(r"notebooks/(\w+)\.ipynb", part)
+        if not linked:
+            continue
+        evidence = "".join(printed(NOTEBOOKS / f"{name}.ipynb") for name in linked)
+        evidence = re.sub(r"(?<=\d)[,_](?=\d{3}\b)", "", evidence)  # 8,192 and 8_192
+        evidence = evidence.replace("batch_size=", " ")
+        for count in re.findall(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d.])", part):
+            plain = count.replace(",", "")
+            assert re.search(rf"\b{plain}\b", evidence), (count, part)
+        for network in re.findall(r"\b\d+(?:-\d+){2,}\b", part):
+            written = f"({network.replace('-', ', ')})"
+            assert network in evidence or written in evidence, (network, part)
+
+
+def test_measured_claims_say_what_they_were_measured_on():
+    """Network, images or labels, seeds: a row of four cells has them in the third."""
+    measured = [p.split(" | ") for p in answers("book/claims") if p.count(" | ") == 3]
+    assert len(measured) >= 15
+    for claim, _, on, evidence in measured:
+        assert re.search(r"\b(three|five) seeds\b", on), claim
+        assert re.search(r"\d+(-\d+){2,}|layers? of \d+", on), claim
+        assert ".ipynb#" in evidence, claim

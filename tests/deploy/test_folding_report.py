@@ -49,7 +49,7 @@ def test_a_list_is_cut_only_where_that_saves_a_line(n):
 
 @pytest.mark.parametrize(
     ("n", "names"),
-    [(1, "a"), (3, "a, b, c"), (4, "a, b, c, d"), (5, "a, b, c, 2 more")],
+    [(1, "a"), (3, "a, b, c"), (4, "a, b, c, d"), (5, "a, b, c and 2 more")],
 )
 def test_names_that_share_a_reason_stand_together(n, names):
     assert text_of(kept="abcdefg"[:n])[1:] == [f"kept {n}", f"  {names} (B): why"]

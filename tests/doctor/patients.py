@@ -76,11 +76,25 @@ def loader(n, size, **options):
 
 
 def used(channels=4, **options):
-    """A batch norm that has seen a batch, so that it is not fresh."""
+    """A batch norm that has seen batches and taken a step, so that it is not fresh."""
     bn = nn.BatchNorm1d(channels, **options)
     bn.num_batches_tracked.fill_(100)
     bn.running_mean.fill_(1.0)
+    return stepped_once(bn)
+
+
+def stepped_once(bn):
+    """A batch norm whose beta was moved a little, as one step of training does it."""
+    if bn.bias is not None:
+        bn.bias.data[1] = 1e-3
     return bn
+
+
+def standard(n=4096, channels=10):
+    """Data of mean exactly 0 and variance exactly 1 per channel."""
+    x = torch.randn(n, channels, generator=torch.Generator().manual_seed(0))
+    x = x.double() - x.double().mean(0)
+    return (x / x.var(0).sqrt()).float()
 
 
 def stepped(model, steps, own=()):

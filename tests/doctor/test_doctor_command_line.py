@@ -74,7 +74,7 @@ def test_the_report_is_printed_and_errors_make_the_status_1(
         ("{}:number", "a_training_script:number gave a int, no nn.Module"),
         ("{}:missing", "has no attribute 'missing'"),
         ("no_such_module:x", "No module named 'no_such_module'"),
-        ("{}", "expected package.module:name"),
+        ("{}", "a_training_script gave a module, no nn.Module"),
     ],
 )
 def test_what_cannot_be_made_is_said_with_status_2(script, capsys, model, words):

@@ -36,6 +36,28 @@ def test_fresh_models_are_healthy(bn, mode):
         assert codes(model, batches(), torch.optim.SGD(model.parameters(), 0.1)) == []
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_model_that_was_warmed_up_and_not_trained_is_fresh(mode):
+    model = net()
+    for x in batches(20):
+        model(x)
+    assert codes(model.train(mode), batches(shift=3.0)) == []
+    model[1].bias.data[1] = 1e-3  # one step later
+    assert "stale-statistics" in codes(model, batches(shift=3.0))
+
+
+@pytest.mark.parametrize(
+    ("width", "affine", "learns"), [(8, False, True), (8, True, False), (1, True, True)]
+)
+def test_where_no_beta_can_tell_the_batches_seen_do(width, affine, learns):
+    model = net(width=width, affine=affine)
+    model[1].requires_grad_(learns)
+    assert codes(model.eval(), batches(shift=3.0)) == []
+    for x in batches(20):
+        model.train()(x)
+    assert "stale-statistics" in codes(model.eval(), batches(shift=3.0))
+
+
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 def test_trained_convolutional_models_are_healthy(dimensions):
     data = batches(shape=(2, *[5] * dimensions), size=16)

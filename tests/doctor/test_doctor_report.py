@@ -83,7 +83,7 @@ def test_many_modules_of_one_finding_share_a_row():
     model = nn.Sequential(*(nn.BatchNorm1d(6, momentum=0.0) for _ in range(9)))
     report = doctor.examine(model)
     assert len(report) == 9
-    assert "0, 1, 2, and 6 more" in str(report)
+    assert "0, 1, 2 and 6 more" in str(report)
     assert report._repr_html_().count("<tr>") == 2
 
 
@@ -135,7 +135,7 @@ def test_headline_counts_by_severity(findings, norms, batches, headline):
         (1, "n0"),
         (3, "n0, n1, n2"),
         (4, "n0, n1, n2, n3"),
-        (5, "n0, n1, n2, and 2 more"),
+        (5, "n0, n1, n2 and 2 more"),
     ],
 )
 def test_modules_of_one_finding_share_its_texts(n, names):

@@ -1,4 +1,4 @@
-"""What needs no data: settings, modes, stored statistics, the optimiser."""
+"""What needs no data: settings, modes, stored statistics, weight decay."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from patients import (
-    Called,
-    batches,
-    codes,
-    net,
-    stepped,
-    trained,
-    used,
-)
+from patients import batches, codes, net, stepped, trained, used
 from torch import nn
 from torch.nn import functional as F
 
@@ -69,28 +61,6 @@ def test_momentum(momentum, code):
     assert code in codes(net(momentum=momentum))
     assert code not in codes(net(momentum=0.5))
     assert code not in codes(net(momentum=momentum, track_running_stats=False))
-
-
-@pytest.mark.parametrize("optimiser", [torch.optim.Adam, torch.optim.AdamW])
-def test_accumulation_counts_several_batches_per_step(optimiser):
-    model = net()
-    optimizer = optimiser(model.parameters(), weight_decay=0.0)
-    for step in range(42):
-        model(batches(1)[0]).sum().backward()
-        if step % 4 == 3:
-            optimizer.step()
-    (one,) = doctor.examine(model, None, optimizer)["several-forwards"]
-    assert "42 batches seen in 10 optimiser steps: 4 per step" in one.evidence
-
-
-def test_two_calls_in_one_forward_are_no_accumulation_as_well():
-    bn = nn.BatchNorm1d(6)
-    model = Called(
-        lambda m, x: m.bn(m.fc(m.bn(x))), bn=bn, fc=nn.Linear(6, 6, bias=False)
-    )
-    model, optimizer = trained(model)
-    assert int(bn.num_batches_tracked) == 128  # in 64 steps
-    assert codes(model, batches(), optimizer) == ["shared-norm"]
 
 
 def test_weight_decay_on_gamma():
@@ -297,46 +267,6 @@ def test_weight_decay_counts_by_group():
     (one,) = doctor.examine(model, None, torch.optim.SGD(groups, 0.1))
     assert (one.code, one.path, one.value) == ("decayed-norm", "0", 0.5)
     assert one.evidence == "weight_decay = 0.5"
-
-
-@pytest.mark.parametrize(
-    ("count", "k"),
-    [
-        (20, 2),
-        (22, 2),  # within k of k times the steps
-        (18, 2),
-        (23, None),
-        (17, None),
-        (10, None),
-        (0, None),
-        (320, 32),
-        (330, None),
-    ],
-)
-def test_several_forwards_are_a_multiple_of_the_steps(count, k):
-    model = nn.Sequential(used(), used(affine=False))
-    for bn in model:
-        bn.num_batches_tracked.fill_(count)
-    found = doctor.examine(model, None, stepped(model, 10))["several-forwards"]
-    assert [(f.path, f.value) for f in found] == ([("0", k), ("1", k)] if k else [])
-    for one in found:
-        words = f"{count} batches seen in 10 optimiser steps: {k} per step"
-        assert one.evidence == words
-
-
-def test_several_forwards_are_the_same_in_every_norm_that_trains():
-    model = nn.Sequential(used(), used())
-    model[0].num_batches_tracked.fill_(20)
-    model[1].num_batches_tracked.fill_(40)
-    assert not doctor.examine(model, None, stepped(model, 10))["several-forwards"]
-    model[1].eval()
-    optimizer = stepped(model, 10)
-    (one,) = doctor.examine(model, None, optimizer)["several-forwards"]
-    assert one.path == "0"
-    model[1].train()
-    own = [(p, 20) for p in model[1].parameters()]  # its own steps count
-    optimizer = stepped(model, 10, own)
-    assert len(doctor.examine(model, None, optimizer)["several-forwards"]) == 2
 
 
 class Bare(nn.Module):

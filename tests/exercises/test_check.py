@@ -83,6 +83,12 @@ def test_unknown_number_names_the_known_ones(double):
         exercises.check("77.1", 1)
 
 
+@pytest.mark.parametrize(("number", "meant"), [("6.1", "06.1"), ("6.4", "06.4")])
+def test_a_number_without_its_zero_is_told_with_it(number, meant):
+    with pytest.raises(KeyError, match=f"mean '{meant}'"):
+        exercises.check(number, 1)
+
+
 def test_close_needs_the_same_shape_and_gap_says_how_far():
     assert close([1.0, 2.0], torch.tensor([1.0, 2.0]))
     assert not close([1.0, 2.0], [[1.0, 2.0]])

@@ -6,6 +6,7 @@ A row is an answer and words of the remark on it, or "right".
 from __future__ import annotations
 
 import math
+from types import MethodType
 
 import numpy as np
 import pytest
@@ -58,6 +59,44 @@ def lasting(model, only=BatchNorm, gradients=False):
     return model
 
 
+class ByClass(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = only_requires_grad(model)
+        self.train()
+
+    def train(self, mode=True):
+        super().train(mode)
+        until_train(self.model)
+        return self
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def kept_by_the_original(model):
+    """Puts into evaluation mode the layers of the first model, not of a copy."""
+    layers = norms(only_requires_grad(model))
+
+    class Forgetful(ByClass):
+        def train(self, mode=True):
+            nn.Module.train(self, mode)
+            for m in layers:
+                m.eval()
+            return self
+
+    return Forgetful(model)
+
+
+def by_a_bound_function(model):
+    def train(self, mode=True):
+        nn.Module.train(self, mode)
+        return until_train(self)
+
+    until_train(model).train = MethodType(train, model)
+    return model
+
+
 def everything(model):
     model.requires_grad_(False).eval()
     model.train = lambda mode=True: model
@@ -88,7 +127,11 @@ ROWS["07.3"] = [
     (lambda model: lasting(model, gradients=True), "optimiser could still change"),
     (everything, "Linear"),
     (lambda model: lasting(model, only=(BatchNorm, nn.Dropout)), "other modules"),
-    (lambda model: bool(lasting(model)), "return the model"),
+    (lambda model: bool(lasting(model)), "return a model"),
+    (lasting, "after convert_sync_batchnorm"),
+    (kept_by_the_original, "in a copy"),
+    (by_a_bound_function, "cannot be pickled"),
+    (lambda model: ByClass(nn.Sequential(model, nn.Tanh())), "compute what"),
 ]
 
 

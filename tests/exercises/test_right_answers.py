@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pkgutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from solutions import solution
 
 from bnutils import exercises
 
-CHAPTERS = [f"{chapter:02}" for chapter in range(1, 18)]
+MODULES = pkgutil.iter_modules(exercises.__path__)
+CHAPTERS = sorted(module.name.removeprefix("ch") for module in MODULES)
 NUMBERS = [number for chapter in CHAPTERS for number in exercises.registry(chapter)]
 KEEPS = {"06.3"}  # judges whether the answer leaves alone what it is given
 EXACT = {"06.4", "11.2"}

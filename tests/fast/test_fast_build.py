@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,9 @@ TINY = {
     "module.cpp": """#include "answer.h"
 #include <Python.h>
 static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "tiny", nullptr, -1, nullptr};
-extern "C" PyObject* PyInit_bnutils_batch_norm() {
+#define INIT_OF_(name) PyInit_##name
+#define INIT_OF(name) INIT_OF_(name)
+extern "C" PyObject* INIT_OF(TORCH_EXTENSION_NAME)() {
   PyObject* module = PyModule_Create(&definition);
   PyModule_AddIntConstant(module, "answer", ANSWER);
   return module;
@@ -43,11 +46,6 @@ def tiny(no_kernel, monkeypatch, tmp_path):
     for name, text in TINY.items():
         (folder / name).write_text(text)
     monkeypatch.setattr(extension, "CSRC", folder)
-    # PyTorch counts what a process builds under one name, and calls the second NAME_v1.
-    from torch.utils import cpp_extension
-
-    versions = type(cpp_extension.JIT_EXTENSION_VERSIONER)()
-    monkeypatch.setattr(cpp_extension, "JIT_EXTENSION_VERSIONER", versions)
     return folder
 
 
@@ -61,6 +59,28 @@ def test_spaces_in_paths_are_no_hindrance(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", str(tmp_path / "my torch"))
     assert extension.load(build=True).answer == 42
     assert extension.library().is_relative_to(tmp_path / "my kernels")
+
+
+@TOOLS
+def test_what_a_process_builds_second_can_be_imported_by_the_next(
+    tiny, monkeypatch, tmp_path
+):
+    """PyTorch gives the second library of a process another name than the first."""
+    assert extension.load(build=True).answer == 42
+    first = extension.library()
+    other = tmp_path / "other sources"
+    other.mkdir()
+    for name, text in TINY.items():
+        (other / name).write_text(text.replace("42", "43"))
+    monkeypatch.setattr(extension, "CSRC", other)
+    monkeypatch.setattr(extension, "kernel", None)
+    assert extension.load(build=True).answer == 43
+    ask = "from bnutils.fast import extension; import sys, pathlib\n"
+    ask += "print(extension._import(pathlib.Path(sys.argv[1])).answer)"
+    for library, answer in ((first, "42"), (extension.library(), "43")):
+        command = [sys.executable, "-c", ask, str(library)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == answer
 
 
 @TOOLS

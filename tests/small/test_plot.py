@@ -86,3 +86,15 @@ def test_table_is_aligned_as_text_and_a_table_in_the_book():
 def test_table_refuses_a_row_of_another_length():
     with pytest.raises(ValueError, match="2 columns"):
         plot.table(("arm", "rate"), [("with BN",)])
+
+
+def test_matrix_writes_every_number_at_its_example_and_channel(axes):
+    plot.matrix(axes[0], [[1, -0.5], [0.125, -0.001]], rows=["row 1", "row 2"])
+    written = {
+        (int(t.get_position()[1]), int(t.get_position()[0])): t.get_text()
+        for t in axes[0].texts
+    }
+    assert written == {(0, 0): "1", (0, 1): "−0.5", (1, 0): "0.12", (1, 1): "0"}
+    assert [t.get_text() for t in axes[0].get_xticklabels()] == ["A", "B"]
+    top, bottom = axes[0].get_ylim()[1], axes[0].get_ylim()[0]
+    assert top < bottom  # the first row is drawn on top
