@@ -5,6 +5,10 @@
   choose the axes. Named after the functions of ``torch.nn.functional``.
 - :mod:`bnutils.relatives.layers`: the layers, with the names and arguments of ``torch.nn``
   where PyTorch has them; ``GhostBatchNorm1d`` and ``BatchRenorm1d`` it has not.
+- :mod:`bnutils.relatives.residual`: what residual networks without batch norm have in its
+  place, ``WSConv2d`` and ``ScaledResidual`` (chapter 19).
+- :mod:`bnutils.relatives.masked`: ``MaskedBatchNorm1d``, for sequences with padding
+  (chapter 20).
 """
 
 from bnutils.relatives.functional import (
@@ -14,6 +18,7 @@ from bnutils.relatives.functional import (
     moments,
     rms_norm,
     standardize,
+    weight_standardize,
 )
 from bnutils.relatives.layers import (
     BatchNorm2d,
@@ -24,6 +29,8 @@ from bnutils.relatives.layers import (
     LayerNorm,
     RMSNorm,
 )
+from bnutils.relatives.masked import MaskedBatchNorm1d
+from bnutils.relatives.residual import ScaledResidual, WSConv2d
 
 __all__ = [
     "BatchNorm2d",
@@ -32,11 +39,15 @@ __all__ = [
     "GroupNorm",
     "InstanceNorm1d",
     "LayerNorm",
+    "MaskedBatchNorm1d",
     "RMSNorm",
+    "ScaledResidual",
+    "WSConv2d",
     "group_norm",
     "instance_norm",
     "layer_norm",
     "moments",
     "rms_norm",
     "standardize",
+    "weight_standardize",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "moments",
     "rms_norm",
     "standardize",
+    "weight_standardize",
 ]
 
 
@@ -134,6 +135,41 @@ def instance_norm(
     arXiv:1607.08022.
     """
     return group_norm(x, x.size(1), weight, bias, eps)
+
+
+def weight_standardize(
+    weight: Tensor, gain: Tensor | None = None, eps: float = 1e-6
+) -> Tensor:
+    """Weights of mean 0 and mean square 1 / fan-in for each output channel, times a gain.
+
+    What Qiao et al. (2019), arXiv:1903.10520, divide by the standard deviation alone is
+    here divided by the root of the fan-in as well, as Brock, De and Smith (2021) do,
+    arXiv:2101.08692: inputs of mean 0 and variance 1 then give outputs of variance 1.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (C_out, ...)
+        Of a linear layer or a convolution; the fan-in is the number of values in each
+        ``weight[i]``.
+    gain : Tensor, shape (C_out,), or None for 1
+    eps : float
+        Added to the variance, inside the root.
+
+    Raises
+    ------
+    ValueError
+        The fan-in is below 2: one weight is its own mean and would leave zero.
+    """
+    fan_in = weight[0].numel()
+    if fan_in < 2:
+        raise ValueError(
+            "weight standardisation needs at least 2 weights for each output channel, but "
+            f"got a weight of shape {tuple(weight.shape)}: one weight is its own mean and "
+            "leaves only zeros; do not standardise this layer"
+        )
+    dims = tuple(range(1, weight.dim()))
+    scale = None if gain is None else gain.view(-1, *[1] * len(dims))
+    return standardize(weight, dims, scale, eps=eps) / fan_in**0.5
 
 
 def float32_if_half(x: Tensor) -> Tensor:
