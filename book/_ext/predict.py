@@ -16,14 +16,15 @@ Two to four answers, lettered by their position. Without a list the answer is a 
 
 Here only the plain form is written, which says all: that is what readers without scripts and
 printed pages get. ``book/_static/predict.js`` makes the form out of it and covers what this
-module marks: the output of the code cell that follows, and the text from there to the next
-heading, code cell or prediction.
+module marks: the output of the code cell that follows (of the first that has one), and the text
+from there to the next heading, code cell or prediction.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
+from itertools import takewhile
 
 from docutils import nodes
 from sphinx.util import logging
@@ -125,19 +126,24 @@ def cover(app, doctree):
         name = question["ids"][0]
         siblings = question.parent.children
         after = siblings[siblings.index(question) + 1 :]
-        cell = next(
-            (n for n in after if is_cell(n) or isinstance(n, nodes.section)), None
-        )
-        outputs = [] if not is_cell(cell) else outputs_of(cell)
+        outputs = [o for cell in cells_until_heading(after) for o in outputs_of(cell)]
         if not outputs:
             LOGGER.warning(
-                "{predict}: the next code cell of the section must have an output to cover",
+                "{predict}: no code cell before the next heading has an output to cover",
                 location=question,
             )
             continue
+        cell = outputs[0].parent  # one that only defines has none
+        outputs = outputs_of(cell)
         for output in outputs:
             output["classes"] += ["predict-cover", f"by-{name}"]
         wrap(text_after(cell), name)
+
+
+def cells_until_heading(after: list[nodes.Node]) -> list[nodes.Element]:
+    """The code cells of a section among what follows."""
+    section = takewhile(lambda node: not isinstance(node, nodes.section), after)
+    return [node for node in section if is_cell(node)]
 
 
 def outputs_of(cell: nodes.Element) -> list[nodes.Element]:

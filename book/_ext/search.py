@@ -154,12 +154,35 @@ def page_of(app, name: str) -> nodes.document:
     if name in WITH_WORKS:
         return app.env.get_and_resolve_doctree(name, app.builder)
     page = app.env.get_doctree(name)
-    labels = app.env.get_domain("std").labels
     for reference in list(page.findall(addnodes.pending_xref)):
-        label = labels.get(reference["reftarget"])
-        if reference["reftype"] == "ref" and not reference["refexplicit"] and label:
-            reference.children[:] = [nodes.Text(label[2])]
+        if not reference.get("refexplicit") and (
+            words := words_for(app.env, reference)
+        ):
+            reference.children[:] = [nodes.Text(words)]
     return page
+
+
+def words_for(env, reference: addnodes.pending_xref) -> str:
+    """What a reference will say on the page: a title, or the number of a figure or equation."""
+    kind, target = reference["reftype"], reference["reftarget"]
+    standard = env.get_domain("std")
+    if kind == "ref" and target in standard.labels:
+        return standard.labels[target][2]
+    if kind in ("ref", "numref") and target in standard.anonlabels:
+        page, name, *_ = standard.anonlabels[target]
+        return "Fig. " + number_of(env, page, name)
+    if kind == "eq" and target in env.get_domain("math").equations:
+        page, _ = env.get_domain("math").equations[target]
+        return f"({number_of(env, page, nodes.make_id(f'equation-{target}'))})"
+    return ""
+
+
+def number_of(env, page: str, name: str) -> str:
+    """The number of something by its id, such as 2.1, whatever it is; "…" for what has none."""
+    for numbers in env.toc_fignumbers.get(page, {}).values():
+        if name in numbers:
+            return ".".join(map(str, numbers[name]))
+    return "…"
 
 
 def index_of(app) -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import bookext
+import head
 import lighter
 import pytest
 import yaml
@@ -76,11 +77,11 @@ def html() -> Path:
 
 @pytest.fixture(scope="module")
 def pages(html) -> dict[Path, Page]:
-    """Every page but the one at the top, which only forwards to the first."""
+    """Every page, those at the root included."""
     folders = (html, html / "book", html / "notebooks")
     found = {p: Page(p) for folder in folders for p in folder.glob("*.html")}
     assert len(found) > len(ENTRIES)
-    return {path: page for path, page in found.items() if path != html / "index.html"}
+    return found
 
 
 def test_strict_build_makes_every_page(html):
@@ -140,6 +141,68 @@ def test_every_page_has_a_description(html, pages):
     for entry in ENTRIES:
         words = pages[html / f"{entry}.html"].description
         assert 20 <= len(words) <= 200, entry
+
+
+def test_pages_say_what_a_preview_of_a_link_shows(html):
+    text = (html / "notebooks" / "02_forward.html").read_text("utf8")
+    for name in ("title", "type", "site_name", "description"):
+        assert len(re.findall(f'property="og:{name}" content="[^"]+"', text)) == 1, name
+    assert 'rel="canonical"' not in text  # nobody said where the site will stand
+
+
+def test_the_first_page_stands_at_the_root(html, pages):
+    text = (html / "index.html").read_text("utf8")
+    assert "Refresh" not in text and "Find your way" in text
+    assert not re.search(r'(?:href|src)="\.\./', text)
+
+
+def test_index_of_the_search_shows_no_label(html):
+    index = (html / "_static" / "search" / "sections.js").read_text("utf8")
+    assert re.findall(r'(?<!"a":")\b(?:eq|fig)-\d\d-\w+', index) == []
+
+
+@pytest.mark.parametrize(
+    ("link", "folder", "root", "new"),
+    [
+        ('href="../_static/a.css?v=1"', "book", "", 'href="_static/a.css?v=1"'),
+        ('href="use_it.html#ten"', "book", "", 'href="book/use_it.html#ten"'),
+        ('data-content_root="../"', "book", "", 'data-content_root="./"'),
+        ('src="_static/a.js"', "", "/name/", 'src="/name/_static/a.js"'),
+        ('href="#here"', "book", "/name/", 'href="#here"'),
+        ('href="https://a.org/x"', "book", "/", 'href="https://a.org/x"'),
+    ],
+)
+def test_links_of_a_page_that_is_shown_elsewhere(link, folder, root, new):
+    assert head.moved(link, folder, root) == new
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ("", ""),
+        ("https://a.org/book", "https://a.org/book/"),
+        ("https://a.org/", "https://a.org/"),
+    ],
+)
+def test_address_of_the_site_ends_with_a_slash(monkeypatch, given, known):
+    monkeypatch.setenv("BOOK_ADDRESS", given)
+    assert head.address() == known
+
+
+def test_address_of_the_site_is_one(monkeypatch):
+    monkeypatch.setenv("BOOK_ADDRESS", "a.org/book")
+    with pytest.raises(
+        ValueError, match="must begin with https://, but got 'a.org/book'"
+    ):
+        head.address()
+
+
+def test_sitemap_names_every_page():
+    text = head.sitemap(["book/a", "b"], "https://a.org/")
+    assert re.findall("<loc>(.+?)</loc>", text) == [
+        "https://a.org/book/a.html",
+        "https://a.org/b.html",
+    ]
 
 
 # What makes pages light

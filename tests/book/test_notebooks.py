@@ -139,9 +139,10 @@ def test_first_result_comes_early(path):
     words = 0
     for cell in read(path)["cells"]:
         if cell["cell_type"] == "markdown":
-            lines = source(cell).splitlines()
-            # A table on top is a result itself.
-            words += sum(len(x.split()) for x in lines if not x.startswith("|"))
+            # At a prediction the reader acts, and a table on top is a result itself.
+            text = re.sub(r"```{predict}.*?```", "", source(cell), flags=re.S)
+            lines = [x for x in text.splitlines() if not x.startswith("|")]
+            words += sum(len(line.split()) for line in lines)
         elif cell["outputs"]:
             break
     assert words <= 250

@@ -29,6 +29,23 @@ NO_ALT = """() => [...document.querySelectorAll("article img")]
   .filter(i => !i.alt.trim() || /_images|\\.png$/.test(i.alt)).map(i => i.src)"""
 FOLDED = """() => [...document.querySelectorAll(".admonition.dropdown")]
   .every(e => e.classList.contains("toggle-hidden"))"""
+# A link behind a heading that stands on a line of its own.
+LONE_LINKS = """() => [...document.querySelectorAll("article :is(h1, h2, h3)")].filter(heading => {
+  const link = heading.querySelector(".headerlink"), words = document.createRange();
+  if (!link || getComputedStyle(link).position === "absolute") return false;
+  words.setStart(heading, 0);
+  words.setEndBefore(link);
+  const last = [...words.getClientRects()].filter((r) => r.width).pop();
+  return last && link.getBoundingClientRect().top >= last.bottom - 4;
+}).map((heading) => heading.textContent)"""
+TWICE = """() => {
+  const all = [...document.querySelectorAll("[id]")].map((e) => e.id);
+  return all.filter((id, i) => all.indexOf(id) < i);
+}"""
+NAMELESS = """() => [...document.querySelectorAll("article :is(summary, .toggle-button)")]
+  .filter((e) => /hidden content/.test(e.getAttribute("aria-label") || "")).length"""
+TEXT_TABLES = r"""() => [...document.querySelectorAll("article .cell_output")]
+  .map((e) => e.textContent).filter((text) => /\|\s*:?[-–]+:?\s*\|/.test(text))"""
 OVERFLOW = """() => document.documentElement.scrollWidth - document.documentElement.clientWidth"""
 
 
@@ -54,7 +71,7 @@ def test_the_book_is_built(browser):
     assert NAMES, f"no pages in {HTML}: run `make book` first"
 
 
-@pytest.mark.parametrize("name", [*NAMES, "genindex.html"])
+@pytest.mark.parametrize("name", [*NAMES, "genindex.html", "index.html", "404.html"])
 def test_page(visit, site, name):
     """One visit for all that a page promises: opening it, with its formulas, takes longest."""
     page, trouble = visit(site + name, "light")
@@ -62,9 +79,14 @@ def test_page(visit, site, name):
     assert unrendered(page) == []
     assert page.evaluate(NO_ALT) == [], "pictures without a text in their place"
     assert page.evaluate(FOLDED), "a hint or a solution is open"
+    assert page.evaluate(TWICE) == [], "ids that two things have"
+    assert page.evaluate(NAMELESS) == 0, "folds that do not say what they hide"
+    assert page.evaluate(TEXT_TABLES) == [], "a table shown as its source"
+    assert page.locator("meta[name=viewport]").count() == 1
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate(OVERFLOW) <= 0, f"scrolls sideways at {width} px"
+        assert page.evaluate(LONE_LINKS) == []
     assert violations(page) == []
     page.emulate_media(color_scheme="dark")
     page.wait_for_selector("html[data-theme=dark]")

@@ -210,7 +210,7 @@
 
   function target() {
     const name = decodeURIComponent(location.hash.slice(1));
-    const element = name && document.getElementById(name);
+    const element = name ? document.getElementById(name) : null;
     if (!element?.closest(".predict-cover[hidden]")) return;
     reveal(element);
     element.scrollIntoView();

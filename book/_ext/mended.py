@@ -1,0 +1,125 @@
+"""What the theme and other extensions write, mended where it is wrong for readers.
+
+- sphinx-exercise gives every exercise of a page the id ``exercise-content``; ids must differ.
+- A solution's title is a link to its exercise, which stands right above: whoever clicked on the
+  bar to open it was sent away. The title is plain text here.
+- MyST-NB calls every fold "Toggle hidden content". Here it is named by what it does, and a folded
+  cell says how long it is and which figure it draws.
+- Pictures state their size as attributes, so that the page keeps their room while they load.
+
+``book/_static/page`` mends what happens in the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from html import escape
+from pathlib import Path
+
+from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
+from sphinx_exercise.nodes import is_solution_node
+
+SCRIPT = "page/page.js"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def name_boxes(doctree):
+    """Give the inside of each exercise and solution an id of its own."""
+    for section in doctree.findall(nodes.section):
+        if section["ids"][0] in {"exercise-content", "solution-content"}:
+            section["ids"] = [f"{section.parent['ids'][0]}-content"]
+
+
+def unlink_titles(doctree):
+    """Make the titles of solutions plain text."""
+    for box in doctree.findall(is_solution_node):
+        for title in box.findall(nodes.title):
+            for link in list(title.findall(nodes.reference)):
+                words = nodes.inline("", "", *link.children)
+                link.parent.replace(link, words)
+            break
+
+
+def describe_folds(doctree):
+    """Say what a folded cell has: how many lines, and which figure they draw."""
+    for fold in doctree.findall(HideCodeCellNode):
+        code = next(iter(fold.findall(nodes.literal_block)), None)
+        if code is None:
+            continue
+        lines = len(code.astext().strip().splitlines())
+        drawn = list(fold.parent.findall(nodes.figure))
+        fold["what"] = f"{lines} lines" + (" that draw the figure" if drawn else "")
+
+
+def visit_fold(self, node):
+    """Open a fold, named by the words that one sees on it."""
+    classes = " ".join(node["classes"])
+    what = f": {node['what']}" if node.get("what") else ""
+    self.body.append(f'<details class="admonition hide {classes}">\n<summary>\n')
+    for state, prompt in (("collapsed", "prompt_show"), ("expanded", "prompt_hide")):
+        text = escape(node[prompt] + (what if state == "collapsed" else ""))
+        self.body.append(f'<p class="{state} admonition-title">{text}</p>\n')
+    self.body.append("</summary>\n")
+
+
+def depart_fold(self, node):
+    """Close it."""
+    self.body.append("</details>\n")
+
+
+def size_of(picture: nodes.image, folder: Path) -> tuple[int, int] | None:
+    """Width and height of a PNG in pixels; None for what is no PNG or not there."""
+    uri = picture["uri"]
+    try:
+        if uri.startswith("data:image/png;base64,"):
+            head = base64.b64decode(uri.partition(",")[2][:64])
+        else:
+            with open(folder / uri, "rb") as file:
+                head = file.read(24)
+    except OSError:
+        return None
+    return struct.unpack(">II", head[16:24]) if head.startswith(PNG) else None
+
+
+def keep_room(app, doctree):
+    """Note the size of each picture, for the writer."""
+    for picture in doctree.findall(nodes.image):
+        if size := size_of(picture, Path(app.srcdir)):
+            picture["pixels"] = size
+
+
+def visit_image(self, node):
+    """Write a picture with its size; the style sheet makes it as small as the page wants."""
+    type(self).visit_image(self, node)
+    if "pixels" in node:
+        width, height = node["pixels"]
+        tag = self.body[-1]
+        self.body[-1] = tag.replace(
+            "<img ", f'<img width="{width}" height="{height}" ', 1
+        )
+
+
+def depart_image(self, node):
+    """Close it as Sphinx does."""
+    type(self).depart_image(self, node)
+
+
+def mend(app, doctree, docname):
+    """All of the above that a page's tree can have."""
+    if app.builder.format == "html":
+        name_boxes(doctree)
+        unlink_titles(doctree)
+        describe_folds(doctree)
+        keep_room(app, doctree)
+
+
+def setup(app):
+    """Connect the above to Sphinx."""
+    app.add_node(HideCodeCellNode, override=True, html=(visit_fold, depart_fold))
+    app.add_node(nodes.image, override=True, html=(visit_image, depart_image))
+    app.add_css_file("print.css")
+    app.add_js_file(SCRIPT, loading_method="defer")
+    app.connect("doctree-resolved", mend, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

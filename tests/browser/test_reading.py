@@ -1,0 +1,129 @@
+"""Reading a chapter: contents follow, folds open, pictures keep their room, paper is legible."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from built import HTML
+
+CHAPTER = "notebooks/02_forward.html"
+HERE = """() => [...document.querySelectorAll(".page-toc [aria-current]")]
+  .map(e => e.textContent.trim())"""
+HEIGHTS = """() => [...document.querySelectorAll("article figure img")]
+  .map(i => Math.round(i.getBoundingClientRect().height))"""
+
+
+def here(page):
+    page.wait_for_timeout(400)  # a smooth scroll
+    return page.evaluate(HERE)
+
+
+def test_contents_follow_a_jump(visit, site):
+    page, _ = visit(site + CHAPTER)
+    page.keyboard.press("End")
+    assert re.search("References$", *here(page))
+    page.keyboard.press("Home")
+    assert here(page) == [] or "Setup" in here(page)[0]
+    link = page.locator(".page-toc a", has_text="What does ε do?").first
+    link.click()
+    assert "What does ε do?" in here(page)[0]
+
+
+def test_title_of_a_solution_opens_it(visit, site):
+    page, _ = visit(site + CHAPTER)
+    title = page.locator(".solution > .admonition-title").first
+    box = title.bounding_box()
+    before = page.url
+    title.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    page.wait_for_timeout(300)
+    assert "toggle-hidden" not in page.locator(".solution").first.get_attribute("class")
+    assert page.url == before
+
+
+def test_folded_code_says_how_long_it_is(visit, site):
+    page, _ = visit(site + CHAPTER)
+    fold = page.locator("details.hide summary").first
+    assert re.search(r"Show the code: \d+ lines", fold.inner_text())
+
+
+def test_pictures_keep_their_room_while_they_load(browser, site):
+    """None of them arrives here, and the page is as high as with them."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.goto(site + CHAPTER)
+    page.evaluate(
+        "() => document.querySelectorAll('img').forEach(i => { i.loading = 'eager' })"
+    )
+    page.wait_for_load_state("networkidle")
+    loaded = page.evaluate(HEIGHTS)
+    context.route("**/_images/**", lambda route: None)  # never answered
+    page.goto(site + CHAPTER, wait_until="domcontentloaded")
+    assert page.evaluate(HEIGHTS) == loaded
+    context.close()
+
+
+def test_dark_pages_do_not_turn_the_colours_of_figures(visit, site):
+    page, _ = visit(site + "notebooks/09_learning_rate_and_init.html", "dark")
+    shown = page.locator("article figure img").first
+    assert "invert" not in shown.evaluate("e => getComputedStyle(e).filter")
+
+
+def test_a_finger_finds_the_copy_buttons_and_outputs_have_none(browser, site):
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.goto(site + CHAPTER)
+    shown = page.locator(".cell_input .copybtn").first
+    assert float(shown.evaluate("e => getComputedStyle(e).opacity")) > 0.5
+    assert page.locator(".cell_output .copybtn").count() == 0
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["search.html", CHAPTER])
+def test_icon_of_the_search_stands_beside_the_words(visit, site, name):
+    page, _ = visit(site + name, width=900)
+    if name == CHAPTER:
+        page.keyboard.press("Control+k")
+    field = page.locator("form.bd-search:visible").first
+    icon = field.locator("i, svg").first.bounding_box()
+    words = field.locator("input[name=q]")
+    start = words.bounding_box()["x"] + float(
+        words.evaluate("e => parseFloat(getComputedStyle(e).paddingLeft)")
+    )
+    assert icon["x"] + icon["width"] <= start
+
+
+def test_paper_from_a_dark_page_is_black_on_white(visit, site):
+    page, _ = visit(site + CHAPTER, "dark")
+    colour = "() => getComputedStyle(document.querySelector('article p')).color"
+    page.evaluate(
+        f"""() => window.addEventListener("beforeprint", () => {{
+          window.printed = [document.documentElement.dataset.theme, ({colour})()] }})"""
+    )
+    page.pdf()
+    theme, ink = page.evaluate("() => window.printed")
+    assert theme == "light"
+    assert max(map(int, re.findall(r"\d+", ink)[:3])) < 80
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+
+
+def test_paper_has_the_number_of_the_chapter_and_all_of_the_code(visit, site):
+    page, _ = visit(site + CHAPTER, width=680)  # a sheet of A4 without its margins
+    page.emulate_media(media="print")
+    (title,) = [t for t in page.locator("h1:visible").all_inner_texts() if t.strip()]
+    assert title.startswith("2.")
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll("article pre")]
+          .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1).length"""
+    )
+    assert cut == 0
+
+
+def test_address_without_a_page_offers_the_search(visit, site):
+    assert (HTML / "404.html").is_file()
+    page, _ = visit(site + "404.html")
+    page.locator("article input[name=q]").fill("epsilon")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#search-results li a", timeout=9_000)
