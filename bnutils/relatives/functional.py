@@ -29,7 +29,7 @@ __all__ = [
 def moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over the axes ``dims``, which stay with length 1.
 
-    Two passes, with the second look at the mean of chapter 4.
+    Two passes, with the mean corrected as in chapter 4.
 
     Parameters
     ----------

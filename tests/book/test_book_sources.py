@@ -244,5 +244,5 @@ def test_measured_claims_say_what_they_were_measured_on():
     assert len(measured) >= 15
     for claim, _, on, evidence in measured:
         assert re.search(r"\b(three|five) seeds\b", on), claim
-        assert re.search(r"\d+(-\d+){2,}|layers? of \d+", on), claim
+        assert re.search(r"\d+(-\d+){2,}|(layers?|blocks) of \d+|\d+ convol", on), claim
         assert ".ipynb#" in evidence, claim

@@ -204,7 +204,10 @@ def definitions(tree: ast.Module) -> dict[str, str]:
             owner = "BatchNorm1d." if node.args.args[0].arg == "self" else ""
             found[owner + node.name] = definition(node)
         elif isinstance(node, ast.ClassDef):
-            found[node.name] = ast.dump(ast.Tuple([*node.bases, *node.decorator_list]))
+            # `class A(A)`: a notebook lets a class grow, since no cell holds all of it.
+            if [ast.unparse(base) for base in node.bases] != [node.name]:
+                bases = ast.Tuple([*node.bases, *node.decorator_list])
+                found[node.name] = ast.dump(bases)
             for part in node.body:
                 if isinstance(part, ast.FunctionDef):
                     found[f"{node.name}.{part.name}"] = definition(part)

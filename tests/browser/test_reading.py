@@ -148,6 +148,18 @@ def test_lines_have_a_length_that_one_reads_well(visit, site):
     assert page.locator("article .cell_input pre").first.evaluate(size) == "14px"
 
 
+CUT = """() => [...document.querySelectorAll(".cell_input pre, .cell_output pre")]
+  .filter((e) => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+  .map((e) => e.textContent.slice(0, 60))"""
+
+
+@pytest.mark.parametrize("width", [1280, 1400])
+def test_code_and_what_it_prints_are_not_cut_at_the_right(visit, site, width):
+    for name in ("notebooks/11_the_2015_claim.html", "notebooks/17_clinic.html"):
+        page, _ = visit(site + name, width=width)
+        assert page.evaluate(CUT) == []
+
+
 def test_chapter_says_how_long_it_takes_and_how_far_one_is(visit, site):
     page, _ = visit(site + CHAPTER)
     said = page.locator("article .reading-time").inner_text()
