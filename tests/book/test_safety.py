@@ -36,6 +36,8 @@ ALLOWED = {
     ("bnutils/sync/worker.py", "cloudpickle"): "what the caller's function returned",
     ("bnutils/sync/worker.py", "pickle"): "the caller's function, where it arrives",
     ("bnutils/sync/worker.py", "pickle.loads"): "the same",
+    ("notebooks/22_when_the_data_moves.ipynb", "pickle"): "a model made in that cell",
+    ("notebooks/22_when_the_data_moves.ipynb", "pickle.loads"): "the same",
 }
 # Other programs are started here, without a shell: a list of words, none from data.
 PROGRAMS = {
