@@ -152,14 +152,13 @@ KINDS = (nodes.math, nodes.math_block)
 
 
 def choose(app, config):
-    """Draw here, where that can be done."""
-    if available():
-        config.html_math_renderer = RENDERER
+    """Draw here, not in the browser."""
+    config.html_math_renderer = RENDERER
 
 
 def write_styles(app, exception):
     """Write what all formulas of the book need, those of pages not written anew too."""
-    if exception is None and app.builder.format == "html" and available():
+    if exception is None and app.builder.format == "html":
         for page in formulas(app.env).values():
             for tex, display in page:
                 ENGINE.draw(tex, display)
@@ -168,11 +167,13 @@ def write_styles(app, exception):
 
 def setup(app):
     """Register the renderer, and what it needs."""
+    safe = {"parallel_read_safe": False, "parallel_write_safe": False, "env_version": 1}
+    if not available():
+        return safe  # a renderer that is registered is Sphinx's choice, unasked
     app.add_html_math_renderer(RENDERER, (visit_inline, None), (visit_display, None))
-    if available():
-        app.add_css_file(SHEET)
+    app.add_css_file(SHEET)
     app.connect("config-inited", choose)
     app.connect("doctree-read", note)
     app.connect("env-purge-doc", forget)
     app.connect("build-finished", write_styles, priority=600)  # before the bundle
-    return {"parallel_read_safe": False, "parallel_write_safe": False, "env_version": 1}
+    return safe
