@@ -7,23 +7,13 @@ that a link or a search leads into, and all of them on paper.
 from __future__ import annotations
 
 from docutils import nodes
+from opener import minutes
 
 TITLE = "Going deeper"
-WORDS_A_MINUTE = 200
-MINUTES_A_CELL = 0.5
 
 
 class deeper(nodes.General, nodes.Element):
     """What folds: everything under one heading."""
-
-
-def minutes(children: list[nodes.Node]) -> int:
-    """Reading time from words and cells, as whole minutes, at least one."""
-    words = cells = 0
-    for child in children:
-        words += sum(len(p.astext().split()) for p in child.findall(nodes.paragraph))
-        cells += sum(1 for _ in child.findall(nodes.literal_block))
-    return max(1, round(words / WORDS_A_MINUTE + cells * MINUTES_A_CELL))
 
 
 def fold(app, doctree, docname):
@@ -36,7 +26,7 @@ def fold(app, doctree, docname):
             continue
         for inner in [c for c in section.children if isinstance(c, nodes.section)]:
             heading, *rest = inner.children
-            box = deeper("", *rest, minutes=minutes(rest))
+            box = deeper("", *rest, minutes=minutes(inner, step=1))
             inner.children = []
             inner += [heading, box]
 

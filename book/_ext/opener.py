@@ -52,12 +52,12 @@ class Counted(nodes.SparseNodeVisitor):
         """Go on inside whatever else there is."""
 
 
-def minutes(doctree: nodes.document) -> int:
-    """How long a page takes to read, to the next five minutes."""
-    counted = Counted(doctree)
-    doctree.walk(counted)
+def minutes(part: nodes.Element, step: int = STEP) -> int:
+    """How long a page or a part of it takes to read, to the next ``step`` minutes."""
+    counted = Counted(part.document)
+    part.walk(counted)
     exact = counted.words / WORDS_A_MINUTE + counted.lines / LINES_A_MINUTE
-    return max(STEP, STEP * round(exact / STEP))
+    return max(step, step * round(exact / step))
 
 
 def number_of(docname: str) -> int:
