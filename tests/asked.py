@@ -67,3 +67,11 @@ def build(folder: Path, *options: str) -> tuple[int, str]:
         [*command, str(folder / "html")], capture_output=True, text=True, check=False
     )
     return done.returncode, done.stderr
+
+
+def built(folder: Path, cells: list[str | dict]) -> Path:
+    """Build a book of one page with warnings as errors; where its pages are."""
+    write(folder, cells)
+    status, said = build(folder, "-W", "--keep-going")
+    assert status == 0, said
+    return folder / "html"

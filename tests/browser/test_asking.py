@@ -32,11 +32,7 @@ SHOWN = """() => [...document.querySelectorAll(".predict-cover")].map(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("asked")
-    asked.write(folder, CELLS)
-    status, said = asked.build(folder, "-W", "--keep-going")
-    assert status == 0, said
-    return folder / "html"
+    return asked.built(tmp_path_factory.mktemp("asked"), CELLS)
 
 
 @pytest.fixture(scope="module")
