@@ -102,6 +102,60 @@ def test_what_is_not_there_is_said(visit, site):
     assert "Nothing found" in page.locator("#search-results").text_content()
 
 
+UNKNOWN = [  # messages that the book does not quote
+    "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB",
+    "RuntimeError: Expected 4-dimensional input for 4-dimensional weight [64, 3, 7, 7], "
+    "but got 3-dimensional input of size [3, 224, 224] instead",
+    "TypeError: conv2d() received an invalid combination of arguments - got (list, Parameter)",
+    "ModuleNotFoundError: No module named 'torchaudio'",
+    "IndexError: Target 10 is out of bounds.",
+    "ValueError: Target size (torch.Size([64])) must be the same as input size",
+    "RuntimeError: DataLoader worker (pid 123) is killed by signal: Killed.",
+]
+
+
+@pytest.fixture(scope="module")
+def doubts(browser):
+    """What the search says against its own results."""
+    page = browser.new_page()
+    page.goto((HTML / "search.html").as_uri())
+    page.wait_for_selector("#search-results", state="attached")
+    queries = [*FIRST, *UNKNOWN]
+    found = page.evaluate(
+        "queries => queries.map(query => bnSearch.doubt(query, bnSearch.find(query)))",
+        queries,
+    )
+    page.close()
+    return dict(zip(queries, found))
+
+
+def test_no_doubt_is_cast_on_what_the_book_answers(doubts):
+    assert {query: doubts[query] for query in FIRST if doubts[query]} == {}
+
+
+@pytest.mark.parametrize("message", UNKNOWN)
+def test_a_message_that_the_book_lacks_is_called_so(doubts, message):
+    assert doubts[message] == "message"
+
+
+def test_an_unknown_message_leads_to_the_list_of_messages(visit, site):
+    page, trouble = visit(f"{site}search.html?q={quote(UNKNOWN[0])}")
+    page.wait_for_selector("#search-results .search-summary")
+    summary = page.locator("#search-results .search-summary")
+    assert "does not quote this message" in summary.text_content()
+    summary.locator("a").click()
+    page.wait_for_url(f"**/{ERRORS}")
+    assert trouble == []
+
+
+@pytest.mark.parametrize("query, words", [("动量", "找到"), ("鼬鼱", "没有找到")])
+def test_a_chinese_query_is_answered_in_chinese(visit, site, query, words):
+    page, trouble = visit(f"{site}search.html?q={quote(query)}")
+    page.wait_for_selector("#search-results .search-summary[lang=zh]")
+    assert words in page.locator("#search-results .search-summary").text_content()
+    assert trouble == []
+
+
 def test_a_query_is_text_and_never_markup(visit, site):
     page, trouble = visit(
         f"{site}search.html?q={quote('<img src=x onerror=alert(1)> batch')}"

@@ -31,6 +31,26 @@
     return (start ? "… " : "") + text.slice(start, end > start ? end : start + WIDTH) + " …";
   }
 
+  // What the page says, in the language of the query; {n} is the number of sections.
+  const SAYS = {
+    en: {
+      found: "{n} sections found.", more: "{n} or more sections found.",
+      nothing: "Nothing found. Try fewer or other words; for an error message, its first words.",
+      message: "The book does not quote this message. The sections below only share words with it. " +
+        "Try its first words without names and numbers, or look through all messages: ",
+      words: "No section has most of these words. The nearest:",
+      link: "Error messages",
+    },
+    zh: {
+      found: "找到 {n} 个小节。", more: "找到 {n} 个以上的小节。",
+      nothing: "没有找到。请换一个词或少用几个词；报错信息请粘贴英文原文的开头。",
+      message: "本书没有收录这条报错。下面的小节只是含有相同的词。请只用报错的开头（去掉名称和数字），或浏览：",
+      words: "没有哪个小节包含其中大部分的词。最接近的是：",
+      link: "报错与故障排查",
+    },
+  };
+  const MESSAGES = { en: "book/errors.html", zh: "book/trouble_zh.html" };
+
   function show(query) {
     const place = document.getElementById("search-results");
     place.replaceChildren();
@@ -53,10 +73,18 @@
       list.append(item);
     }
     const number = list.children.length;
-    const words = number ? `${number}${number === MOST ? " or more" : ""} sections found.`
-      : "Nothing found. Try fewer or other words; for an error message, its first words.";
+    const language = /\p{Script=Han}/u.test(query) ? "zh" : "en";
+    const says = SAYS[language];
+    const doubt = number ? bn.doubt(query, results) : "nothing";
+    const words = says[doubt] || (number === MOST ? says.more : says.found).replace("{n}", number);
     const status = make("p", words, "search-summary");
     status.setAttribute("role", "status");
+    if (language === "zh") status.lang = "zh";
+    if (doubt === "message" || doubt === "nothing") {
+      const link = make("a", says.link);
+      link.href = MESSAGES[language];
+      status.append(" ", link);
+    }
     place.append(status, list);
   }
 

@@ -1,6 +1,7 @@
 /* Which sections answer a query, the best first.
 
-   bnSearch.find(query) gives [{section, page, score}, ...]. Words are looked for in headings first, then
+   bnSearch.find(query) gives [{section, page, score, ...}, ...]; bnSearch.doubt(query, results)
+   says whether that is an answer. Words are looked for in headings first, then
    in the text, then in code. A pasted error message has numbers and names of its own, so what counts
    for it is the longest run of words that it shares with a heading. Chinese has no spaces: it is cut
    into pairs of neighbouring characters. */
@@ -10,6 +11,11 @@
   const KIND = { answer: 1.25, chinese: 0.6, message: 0.9, chapter: 1.1, term: 0.65, exercise: 0.6, reference: 0.75, api: 0.5 };
   const IN_CHINESE = { chinese: 1.8, term: 1.1 }; // for a query in Chinese
   const MESSAGE = 3; // words in a row that a query shares with the heading that it was pasted from
+  // What error messages say and questions seldom do.
+  const ERROR = new RegExp(
+    "\\w(Error|Exception|Warning)\\b|Traceback|\\bgot\\b|\\bexpect(ed|s)?\\b|\\bmust\\b|\\bcannot\\b|\\bcan't\\b|" +
+      "\\bmismatch\\b|\\bunexpected\\b|\\bmissing\\b|\\binvalid\\b|has no attribute|not (implemented|supported)|unsupported", "i");
+  const ANSWERS = new Set(["message", "answer", "chinese"]); // pages that quote messages
   const HAN = /\p{Script=Han}/u;
   const TOKEN = /[\p{Script=Han}]+|[\p{L}\p{N}_]+/gu;
   const GREEK = { α: "alpha", β: "beta", γ: "gamma", ε: "epsilon", ϵ: "epsilon", μ: "mu", σ: "sigma" };
@@ -51,22 +57,25 @@
     return counts;
   }
 
-  /* How many words in a row two lists have in common. */
+  /* The most words in a row that two lists have in common. */
   function sharedRun(a, b) {
-    let best = 0;
+    let best = [];
     let previous = new Array(b.length + 1).fill(0);
     for (const word of a) {
       const row = new Array(b.length + 1).fill(0);
       for (let j = 0; j < b.length; j++) {
         if (word === b[j]) {
           row[j + 1] = previous[j] + 1;
-          best = Math.max(best, row[j + 1]);
+          if (row[j + 1] > best.length) best = b.slice(j - row[j + 1] + 1, j + 1);
         }
       }
       previous = row;
     }
     return best;
   }
+
+  /* The words of a list that say what is meant, each once. */
+  const telling = (words) => [...new Set(words)].filter((word) => !EMPTY.has(word) && word !== "0");
 
   let prepared = null;
 
@@ -113,7 +122,7 @@
     const asked = tokens(query);
     const chinese = HAN.test(query);
     const whole = query.trim().toLowerCase();
-    let wanted = [...new Set(asked)].filter((word) => !EMPTY.has(word) && word !== "0");
+    let wanted = telling(asked);
     if (!wanted.length) wanted = [...new Set(asked)];
     const terms = wanted.map((word) => {
       const forms = variants(word, words);
@@ -146,7 +155,9 @@
       }
       if (!score) continue;
       score *= (covered / all) ** 2;
-      const run = Math.max(...[e.heading, ...e.index].map((words) => sharedRun(asked, words)));
+      const shared = [e.heading, ...e.index].map((words) => sharedRun(asked, words));
+      const inARow = shared.reduce((a, b) => (b.length > a.length ? b : a));
+      const run = inARow.length;
       if (run > MESSAGE) score += 4 * run * Math.min(1, run / 6);
       let kind = (chinese && IN_CHINESE[e.section.k]) || KIND[e.section.k] || 1;
       if (e.section.k === "message" && run >= MESSAGE) kind = 1.8;
@@ -156,10 +167,27 @@
       if (e.first) score *= 1.1; // the page as a whole
       if (!e.length && !e.first) score *= 0.5; // a heading over other headings
       score *= kind;
-      results.push({ section: e.section, page: e.page, score });
+      results.push({ section: e.section, page: e.page, score, inARow, covered: covered / all });
     }
     results.sort((a, b) => b.score - a.score);
     return results.filter((result) => result.score > 0.08 * results[0].score);
+  };
+
+  /* Why the results may not be what was asked for; "" where nothing speaks against them.
+
+     "message": the query reads like an error message, and no heading of a message shares more with
+     it than words that many messages have. "words": no section has the words that say most. A list
+     of the nearest sections looks like an answer either way, so the page says that it is none. */
+  bn.doubt = function (query, results) {
+    const words = telling(tokens(query));
+    if (words.length > 2 && ERROR.test(query) && !HAN.test(query)) {
+      const enough = Math.min(3, 0.6 * words.length);
+      const known = results.slice(0, 3).some(
+        ({ section, inARow }) => ANSWERS.has(section.k) && telling(inARow).length >= enough);
+      return known ? "" : "message";
+    }
+    const most = Math.max(0, ...results.slice(0, 5).map((result) => result.covered));
+    return words.length > 1 && most < 0.4 ? "words" : "";
   };
 
   bn.tokens = tokens;
