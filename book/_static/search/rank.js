@@ -187,7 +187,8 @@
       return known ? "" : "message";
     }
     const most = Math.max(0, ...results.slice(0, 5).map((result) => result.covered));
-    return words.length > 1 && most < 0.4 ? "words" : "";
+    // Half of the pairs in a Chinese query are no words, and stand nowhere.
+    return words.length > 1 && most < (HAN.test(query) ? 0.12 : 0.4) ? "words" : "";
   };
 
   bn.tokens = tokens;
