@@ -109,6 +109,7 @@ UNKNOWN = [  # messages that the book does not quote
     "TypeError: conv2d() received an invalid combination of arguments - got (list, Parameter)",
     "ModuleNotFoundError: No module named 'torchaudio'",
     "IndexError: Target 10 is out of bounds.",
+    "ValueError: too many values to unpack (expected 2)",
     "ValueError: Target size (torch.Size([64])) must be the same as input size",
     "RuntimeError: DataLoader worker (pid 123) is killed by signal: Killed.",
 ]

@@ -40,8 +40,8 @@
       if (HAN.test(run)) {
         if (run.length === 1) found.push(run);
         for (let i = 0; i + 1 < run.length; i++) found.push(run.slice(i, i + 2));
-      } else if (/^\d+$/.test(run)) {
-        found.push("0");
+      } else if (/^\d+(d?)$/.test(run)) {
+        found.push(run.endsWith("d") ? "0d" : "0"); // 4D input, 2D input
       } else {
         const compound = /^(batch|layer|group|instance)norm/.exec(run);
         if (compound) found.push(compound[1], "norm");
