@@ -15,7 +15,10 @@ from provenance import ROOT
 
 PAGE = (ROOT / "book" / "notation.md").read_text("utf8")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "kappa", "lambda", "mu", "nu", "pi", "rho", "sigma", "tau", "varphi", "phi", "psi", "omega", "Delta", "Sigma", "Gamma", "Lambda", "Phi", "Omega", "Theta", "Pi"]
+GREEK = re.compile(
+    "alpha|beta|gamma|delta|epsilon|eta|theta|kappa|lambda|mu|nu|pi|rho|sigma|tau|varphi|phi"
+    "|psi|omega|Delta|Sigma|Gamma|Lambda|Phi|Omega|Theta|Pi"
+)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$([^$]+?)\$(?!\$)", re.S)
 WORDS = re.compile(  # what is set upright, the names of environments, and lengths
     r"\\(?:text|mathrm|operatorname|texttt|mathsf|begin|end)\*?\{[^}]*\}|\\math(?:rm|sf)\s+\w"
@@ -32,7 +35,7 @@ def letters(formula: str) -> set[str]:
     for script, command, letter in LETTER.findall(WORDS.sub(" ", formula)):
         if script:
             found.add(f"mathcal {script}")
-        elif command in GREEK:
+        elif GREEK.fullmatch(command):
             found.add(command)
         elif letter:
             found.add(letter)
