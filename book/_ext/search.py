@@ -185,6 +185,11 @@ def number_of(env, page: str, name: str) -> str:
     return "…"
 
 
+def kind_of(page: str) -> str:
+    """What a page is; those inside a folder are what the page of that name is."""
+    return KINDS.get(page) or KINDS.get(page.rpartition("/")[0], "chapter")
+
+
 def index_of(app) -> dict:
     """The whole index: pages, and entries that say by number on which page they are."""
     env = app.env
@@ -194,7 +199,7 @@ def index_of(app) -> dict:
         title = env.titles[name].astext()
         pages.append([f"{name}.html", title, short.get(name, "")])
         for one in entries(page_of(app, name)):
-            kind = one["k"] or KINDS.get(name, "chapter")
+            kind = one["k"] or kind_of(name)
             sections.append(one | {"k": kind, "p": len(pages) - 1})
     return {"pages": pages, "sections": sections}
 

@@ -15,8 +15,10 @@ from provenance import NOTEBOOKS, ROOT
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf8"))
-ENTRIES = [TOC["root"], *(c["file"] for p in TOC["parts"] for c in p["chapters"])]
-PAGES = sorted((ROOT / "book").glob("*.md"))
+LISTED = [c for part in TOC["parts"] for c in part["chapters"]]
+ENTRIES = [TOC["root"]]
+ENTRIES += [one["file"] for c in LISTED for one in (c, *c.get("sections", ()))]
+PAGES = sorted((ROOT / "book").rglob("*.md"))
 HERE = re.compile(r"/(?:root|home|Users|tmp|work|opt)/\w")
 
 
@@ -111,9 +113,10 @@ def test_every_cited_work_is_in_the_bibliography():
 
 
 def test_every_module_is_in_the_api_reference():
-    shown = set(
-        re.findall(r"autoapimodule:: bnutils\.(\w+)", prose(ROOT / "book/api.md"))
-    )
+    shown = {page.stem for page in (ROOT / "book/api").glob("*.md")}
+    for name in shown:
+        assert f"autoapimodule:: bnutils.{name}\n" in prose(ROOT / f"book/api/{name}.md")
+        assert f"{{ref}}`api-{name}`" in prose(ROOT / "book/api.md")
     modules = {p.stem for p in (ROOT / "bnutils").glob("[!_]*.py")}
     packages = {p.parent.name for p in (ROOT / "bnutils").glob("*/__init__.py")}
     assert shown == modules | packages

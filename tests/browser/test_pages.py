@@ -134,7 +134,7 @@ FOUND = {  # what is searched, and a link that the results must have
     "recalibration": "book/glossary.html#term-recalibration",
     "批量归一化": "book/glossary.html",
     "cheat sheet": "book/cheat_sheet.html",
-    "conformance.compare": "book/api.html#bnutils.conformance.compare",
+    "conformance.compare": "book/api/conformance.html#bnutils.conformance.compare",
     "playground": "book/playground.html",
     "Ioffe": "book/bibliography.html",
 }

@@ -37,6 +37,11 @@
 
   /* sphinx-togglebutton calls all of them "Toggle hidden content"; its title says more. */
   function nameFolds() {
+    for (const arrow of document.querySelectorAll("summary > .toctree-toggle")) {
+      // The theme draws an arrow beside a page that has pages of its own, and no word.
+      const page = arrow.closest("li").querySelector("a").textContent.trim();
+      arrow.parentElement.setAttribute("aria-label", `Show or hide the pages of ${page}`);
+    }
     for (const button of document.querySelectorAll(".toggle-button")) {
       const title = button.closest(".admonition-title");
       if (title) button.setAttribute("aria-label", `Show or hide: ${title.textContent.trim().replace(/\s+/g, " ")}`);
