@@ -11,10 +11,12 @@ TEST := .venv/test
 STRICT := -W -n --keep-going
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # A file is one worker's, and those that tests/conftest.py puts first begin first. A test that
-# hangs is stopped, named with its stack, and not tried for ever.
-PYTEST := $(TEST)/bin/python -m pytest -p no:randomly -n logical \
+# hangs is stopped, named with its stack, and not tried for ever; the long ones may take an hour.
+HANG := 400
+fuzz nightly: HANG := 3600
+PYTEST = $(TEST)/bin/python -m pytest -p no:randomly -n logical \
 	--dist loadscope --no-loadscope-reorder \
-	-o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true --max-worker-restart 1
+	-o faulthandler_timeout=$(HANG) -o faulthandler_exit_on_timeout=true --max-worker-restart 1
 NBVAL := --nbval-lax --nbval-current-env
 # A line with the time, and what failed; the rest goes into _build/logs.
 STAGE := $(TEST)/bin/python tests/stage.py
