@@ -27,7 +27,8 @@ NUMBER = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 CLEANED = """(title) => {
   const picture = document.querySelector(".pg-live .pg-picture").cloneNode(true);
   const shape = ["d", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "rx", "ry", "points"];
-  const kept = new Set([...shape, "class", "width", "height", "viewBox", "transform", "fill-opacity", "text-anchor"]);
+  const others = ["class", "width", "height", "viewBox", "transform", "fill-opacity", "text-anchor"];
+  const kept = new Set([...shape, ...others]);
   picture.querySelectorAll(".pg-reach, .pg-unstill").forEach((part) => part.remove());
   for (const part of [picture, ...picture.querySelectorAll("*")]) {
     for (const { name } of [...part.attributes]) {

@@ -2,6 +2,7 @@
 (function (bn) {
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";
+  const { show } = bn.math;
   let ids = 0;
 
   function set(node, attributes) {
@@ -17,15 +18,6 @@
   }
   const html = (parent, tag, attributes) => into(parent, document.createElement(tag), attributes);
   const svg = (parent, tag, attributes) => into(parent, document.createElementNS(SVG, tag), attributes);
-
-  // A number for readers: a true minus sign, never "-0.00", words where there is no number.
-  function show(value, digits = 2) {
-    if (Number.isNaN(value)) return "NaN";
-    if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
-    if (Math.abs(value) >= 1e4) return value.toExponential(1).replace("-", "−");
-    const text = value.toFixed(digits);
-    return /^-0\.?0*$/.test(text) ? text.slice(1) : text.replace("-", "−");
-  }
 
   function field(parent, label) {
     const box = html(parent, "div", { class: "pg-field" });

@@ -12,7 +12,8 @@
 //   With options.preset "still" the picture shows what stands on paper: see book/_tools/stills.py.
 //   It has no ids in it, since a page may hold it twice.
 //
-// book/_figures/x.yml names the scripts, title and text: see book/_ext/playground.py.
+// book/_figures/x.yml names the scripts (math and page before the others), title and text: see
+// book/_ext/playground.py.
 (function (bn) {
   "use strict";
 
