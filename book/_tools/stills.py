@@ -27,8 +27,8 @@ NUMBER = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 CLEANED = """(title) => {
   const picture = document.querySelector(".pg-live .pg-picture").cloneNode(true);
   const shape = ["d", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "rx", "ry", "points"];
-  const others = ["class", "width", "height", "viewBox", "transform", "fill-opacity", "text-anchor"];
-  const kept = new Set([...shape, ...others]);
+  const others = ["class", "width", "height", "viewBox", "transform", "fill-opacity"];
+  const kept = new Set([...shape, ...others, "text-anchor"]);
   picture.querySelectorAll(".pg-reach, .pg-unstill").forEach((part) => part.remove());
   for (const part of [picture, ...picture.querySelectorAll("*")]) {
     for (const { name } of [...part.attributes]) {
