@@ -1,109 +1,142 @@
-"""Widgets that run in the page: no kernel, no network, also from a file.
+"""Figures that live in the page: no kernel, no network, also from a file.
 
     ```{playground} batch
     :preset: outlier
     ```
 
-Names a widget: `batch`, `running` or `network`. Its scripts are loaded only by pages that use it.
-They are classic scripts in one namespace (`bnPlay`), because browsers load no ES module from a
-file. Readers without scripts, and printed pages, get the description instead.
+Names a figure, which is described by ``book/_figures/NAME.yml``:
+
+    title: what a screen reader calls it
+    text: what it shows, for print and for readers without scripts
+    scripts: [page, store, norms-model, norms]  # in the order in which they need each other
+    presets: [small, large]                     # optional: what `:preset:` may be
+
+and, where it has one, by ``NAME.svg`` beside it: the still, a picture which stands in its place
+until the figure has started, and where scripts do not run (see ``book/_tools/stills.py``). How
+the scripts are written is told at the top of ``book/_static/playground/store.js``. They are loaded
+only by pages that use them, as classic scripts in one namespace (`bnPlay`), because browsers load
+no ES module from a file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 FOLDER = "playground"
-SCRIPTS = {  # in the order in which they need each other
-    "batch": ["math", "page", "batch"],
-    "running": ["math", "page", "running"],
-    "network": ["digits", "math", "mlp", "page", "network"],
-}
-ORDER = ["digits", "math", "mlp", "page", "batch", "running", "network", "start"]
-TITLES = {
-    "batch": "Playground: one channel, one batch",
-    "running": "Playground: running statistics",
-    "network": "Playground: a network with and without batch norm",
-}
-PRESETS = ["plain", "outlier", "constant", "clusters", "pair"]
-TEXTS = {
-    "batch": "Three axes show a batch of samples of one channel: the input x, the normalised "
-    "x̂ and the output y. A sample moved on the first axis changes the mean and the variance, "
-    "and so moves all the others on the second and third. Arrows show the gradients, whose "
-    "sum over the inputs is zero.",
-    "running": "Two charts follow the running mean and the running variance from batch to "
-    "batch, next to the value expected after t batches, where the initial value has kept the "
-    "weight (1 − α) to the power t. In evaluation mode both stand still.",
-    "network": "Two networks with layers of 64, 32, 32 and 10 units, one with batch norm, learn "
-    "the same digits from the same weights. Shown are the training loss, the share of held-out "
-    "digits recognised, and histograms of what reaches each ReLU.",
-}
+BOOK = Path(__file__).resolve().parents[1]
+FIGURES = BOOK / "_figures"
+SCRIPTS = BOOK / "_static" / FOLDER
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What the book knows of a figure."""
+
+    name: str
+    title: str
+    text: str
+    scripts: tuple[str, ...]
+    presets: tuple[str, ...] = ()
+
+    @property
+    def still(self) -> Path:
+        """Where its still is, if it has one."""
+        return FIGURES / f"{self.name}.svg"
+
+    def fingerprint(self) -> str:
+        """What changes with the figure's own scripts, which its still is made by."""
+        own = [name for name in self.scripts if name.split("-")[0] == self.name]
+        texts = [(SCRIPTS / f"{name}.js").read_bytes() for name in own]
+        return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
+
+
+@cache
+def figure(name: str) -> Figure:
+    """The figure of a name."""
+    given = yaml.safe_load((FIGURES / f"{name}.yml").read_text("utf8"))
+    lists = {key: tuple(given.pop(key, ())) for key in ("scripts", "presets")}
+    return Figure(name, **lists, **given)
+
+
+def names() -> list[str]:
+    """The names of all figures."""
+    return sorted(path.stem for path in FIGURES.glob("*.yml"))
 
 
 class widget(nodes.General, nodes.Element):
-    """The place of a widget on a page."""
+    """The place of a figure on a page."""
 
 
 class Playground(SphinxDirective):
-    """A widget, by name."""
+    """A figure, by name."""
 
     required_arguments = 1
-    option_spec = {"preset": lambda given: directives.choice(given, PRESETS)}  # noqa: RUF012
+    option_spec = {"preset": directives.unchanged_required}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
-        """The widget's place."""
-        name = directives.choice(self.arguments[0], list(SCRIPTS))
-        node = widget("", name=name, preset=self.options.get("preset", ""))
+        """The figure's place."""
+        one = figure(directives.choice(self.arguments[0], names()))
+        preset = self.options.get("preset", "")
+        if preset:
+            directives.choice(preset, one.presets)
+        for source in (FIGURES / f"{one.name}.yml", one.still):
+            self.env.note_dependency(str(source))
+        node = widget("", name=one.name, preset=preset)
         self.set_source_info(node)
         return [node]
 
 
 def markup(name: str, preset: str = "") -> str:
-    """The HTML of a widget's place: what stands there before, or without, its scripts."""
+    """The HTML of a figure's place: what stands there before, or without, its scripts."""
+    one = figure(name)
     given = f' data-preset="{html.escape(preset)}"' if preset else ""
+    still = one.still.read_text("utf8") if one.still.exists() else ""
+    picture = f'<div class="pg-still">\n{still}</div>\n' if still else ""
     return (
-        f'<div class="playground" role="group" aria-label="{TITLES[name]}" '
-        f'data-playground="{name}"{given}>\n'
-        f'<p class="pg-static">{TEXTS[name]}</p>\n'
+        f'<div class="playground" role="group" aria-label="{html.escape(one.title)}" '
+        f'data-playground="{name}"{given}>\n{picture}'
+        f'<p class="pg-static">{html.escape(one.text)}</p>\n'
         "<noscript><p>It needs JavaScript, which this browser has switched off.</p></noscript>\n"
         "</div>\n"
     )
 
 
 def write_html(self, node: widget):
-    """Write a widget's place."""
+    """Write a figure's place."""
     self.body.append(markup(node["name"], node["preset"]))
     raise nodes.SkipNode
 
 
 def write_text(self, node: widget):
     """Write the description where there is no page to run in."""
-    self.add_text(TEXTS[node["name"]])
+    self.add_text(figure(node["name"]).text)
     raise nodes.SkipNode
 
 
-def scripts(names: set[str]) -> list[str]:
-    """The scripts that widgets need, in order."""
-    if not names:
-        return []
-    needed = {"start"}.union(*(SCRIPTS[name] for name in names))
-    return [name for name in ORDER if name in needed]
+def scripts(used: set[str]) -> list[str]:
+    """The scripts that figures need, each after those that it needs itself."""
+    needed = [script for name in sorted(used) for script in figure(name).scripts]
+    return list(dict.fromkeys([*needed, "seen", "start"])) if used else []
 
 
 def add_scripts(app, pagename, templatename, context, doctree):
-    """Load the scripts and styles on pages with a widget, and on no other."""
+    """Load the scripts and styles on pages with a figure, and on no other."""
     if doctree is None:
         return
-    names = {node["name"] for node in doctree.findall(widget)}
-    for name in scripts(names):
+    used = {node["name"] for node in doctree.findall(widget)}
+    for name in scripts(used):
         app.add_js_file(f"{FOLDER}/{name}.js", loading_method="defer")
-    if names:
+    if used:
         app.add_css_file(f"{FOLDER}/playground.css")
 
 

@@ -105,13 +105,9 @@
     }
 
     function keyed(event, n) {
-      if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own keys
-      const big = event.shiftKey ? 1 : 0.1;
-      const steps = { ArrowRight: big, ArrowUp: big, ArrowLeft: -big, ArrowDown: -big, PageUp: 1, PageDown: -1 };
-      const ends = { Home: -REACH, End: REACH };
-      if (event.key in steps) move(n, state.x[n] + steps[event.key]);
-      else if (event.key in ends) move(n, ends[event.key]);
-      else return;
+      const to = bn.drag.keyed(event, state.x[n], { low: -REACH, high: REACH, step: 0.1, leap: 1 });
+      if (to === null) return;
+      move(n, to);
       event.preventDefault();
     }
 
@@ -134,24 +130,17 @@
       return away[state.chosen] === least ? state.chosen : away.lastIndexOf(least);
     }
 
-    function drag(e) {
-      if (e.button) return;
+    bn.drag.drag(handles, (e) => {
       const place = (m) => m.clientX - picture.getBoundingClientRect().left;
       const n = nearest(place(e)), grip = handles.childNodes[n], before = state.x[n];
       const off = place(e) - px(before); // keep the grip under the finger
-      const stop = new AbortController(), until = { signal: stop.signal };
-      const mine = (act) => (m) => m.pointerId === e.pointerId && act(m);
-      grip.setPointerCapture(e.pointerId);
       grip.focus({ preventScroll: true });
-      grip.addEventListener("pointermove", mine((m) => move(n, value(place(m) - off))), until);
-      grip.addEventListener("pointerup", mine(() => stop.abort()), until);
-      grip.addEventListener("pointercancel", mine(() => {
-        stop.abort();
-        move(n, before); // the finger scrolls the page instead
-      }), until);
-      e.preventDefault();
-    }
-    handles.addEventListener("pointerdown", drag);
+      return {
+        element: grip,
+        move: (m) => move(n, value(place(m) - off)),
+        cancel: () => move(n, before), // the finger scrolls the page instead
+      };
+    });
 
     function axes() {
       ground.replaceChildren();

@@ -1,4 +1,5 @@
-// Batch normalisation of one channel, as arrays of numbers. No page in here, only arithmetic.
+// Batch normalisation of one channel, as arrays of numbers. No page in here, only
+// arithmetic, and numbers as readers want them.
 // The tests compare each function with the one of `bnutils` that has the same job.
 (function (bn) {
   "use strict";
@@ -64,5 +65,14 @@
     return { uniform, normal };
   }
 
-  bn.math = { sum, mean, stats, normalize, forward, backward, track, start, random };
+  // A number for readers: a true minus sign, never "-0.00", words where there is no number.
+  function show(value, digits = 2) {
+    if (Number.isNaN(value)) return "NaN";
+    if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+    if (Math.abs(value) >= 1e4) return value.toExponential(1).replace("-", "−");
+    const text = value.toFixed(digits);
+    return /^-0\.?0*$/.test(text) ? text.slice(1) : text.replace("-", "−");
+  }
+
+  bn.math = { show, sum, mean, stats, normalize, forward, backward, track, start, random };
 })((window.bnPlay = window.bnPlay || {}));

@@ -2,6 +2,7 @@
 (function (bn) {
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";
+  const { show } = bn.math;
   let ids = 0;
 
   function set(node, attributes) {
@@ -17,15 +18,6 @@
   }
   const html = (parent, tag, attributes) => into(parent, document.createElement(tag), attributes);
   const svg = (parent, tag, attributes) => into(parent, document.createElementNS(SVG, tag), attributes);
-
-  // A number for readers: a true minus sign, never "-0.00", words where there is no number.
-  function show(value, digits = 2) {
-    if (Number.isNaN(value)) return "NaN";
-    if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
-    if (Math.abs(value) >= 1e4) return value.toExponential(1).replace("-", "−");
-    const text = value.toFixed(digits);
-    return /^-0\.?0*$/.test(text) ? text.slice(1) : text.replace("-", "−");
-  }
 
   function field(parent, label) {
     const box = html(parent, "div", { class: "pg-field" });
@@ -90,6 +82,22 @@
     return input;
   }
 
+  // One of a few, all in sight: radio buttons that look like a row of buttons.
+  function choice(parent, { label, options, value }, changed) {
+    const box = html(parent, "fieldset", { class: "pg-choice" });
+    html(box, "legend", { text: label });
+    const name = `pg-${++ids}`;
+    const inputs = Object.entries(options).map(([key, text]) => {
+      const option = html(box, "label", {});
+      const input = html(option, "input", { type: "radio", name, value: key });
+      html(option, "span", { text });
+      input.checked = key === value;
+      input.addEventListener("change", () => changed(key));
+      return input;
+    });
+    return { put: (key) => inputs.forEach((input) => (input.checked = input.value === key)) };
+  }
+
   // Tell screen readers what is new, once the reader has paused, and not more often than `every`
   // ms; of what goes on by itself, after `longest` ms. The first text is the state at the start.
   function announcer(parent, every = 1000, longest = Infinity) {
@@ -108,6 +116,22 @@
         region.textContent = said = text;
       }, rest);
     };
+  }
+
+  // What a picture shows, as a text: for the eyes at once, for the ears after a pause.
+  function words(parent, every, longest) {
+    const line = html(parent, "p", { class: "pg-words" });
+    const say = announcer(parent, every, longest);
+    return (text) => {
+      line.textContent = text;
+      say(text);
+    };
+  }
+
+  // The colour of a value, for a shape's attributes: two hues, the stronger the further from 0.
+  function heat(value, reach) {
+    const strength = Math.min(1, Math.abs(value) / reach);
+    return { class: value < 0 ? "pg-below" : "pg-above", "fill-opacity": strength.toFixed(2) };
   }
 
   // Call `draw` when the element gets another width (and once at the start).
@@ -178,5 +202,5 @@
 
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-  bn.page = { html, svg, set, show, slider, select, button, check, announcer, onWidth, chart, calm };
+  bn.page = { html, svg, set, show, slider, select, choice, button, check, announcer, words, heat, onWidth, chart, calm };
 })((window.bnPlay = window.bnPlay || {}));
