@@ -8,6 +8,7 @@ BENCH ?=
 
 BOOK := .venv/book
 TEST := .venv/test
+LAB := .venv/lab
 STRICT := -W -n --keep-going
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # A file is one worker's, and those that tests/conftest.py puts first begin first. A test that
@@ -22,7 +23,7 @@ NBVAL := --nbval-lax --nbval-current-env
 STAGE := $(TEST)/bin/python tests/stage.py
 export OMP_NUM_THREADS := 1
 
-.PHONY: help book test test-browser test-nightly nightly notebooks pdf colab serve lint mutants \
+.PHONY: help book lab test test-browser test-nightly nightly notebooks pdf colab serve lint mutants \
 	fuzz bench clean
 
 help:  ## list the targets
@@ -32,6 +33,10 @@ help:  ## list the targets
 book: $(BOOK)/.done  ## build the book from the stored outputs, warnings as errors
 	$(BOOK)/bin/jupyter-book build . $(STRICT)
 	@echo "The book is at _build/html/index.html: open it in a browser, or run \`make serve\`."
+
+lab: $(LAB)/.done  ## open the chapters in JupyterLab, as copies in lab/ that are yours to change
+	@$(LAB)/bin/python book/_tools/colab.py --lab lab
+	$(LAB)/bin/jupyter lab --notebook-dir lab 00_contents.ipynb
 
 test: $(TEST)/.done  ## lint, tests, every notebook on small data, the strict build: 5 minutes
 	@status=0; \
@@ -87,7 +92,7 @@ bench: $(TEST)/.done  ## run the scripts in benchmarks/ (BENCH=--quick for a fir
 
 clean:  ## remove what the other targets made, their environments included
 	rm -rf _build .pytest_cache .ruff_cache *.egg-info
-	@for made in $(BOOK) $(TEST); do if [ -e $$made/.done ]; then rm -rf $$made; fi; done
+	@for made in $(BOOK) $(TEST) $(LAB); do if [ -e $$made/.done ]; then rm -rf $$made; fi; done
 	@if [ -d .venv ]; then rmdir .venv 2>/dev/null || echo "Left alone: .venv, not made by make."; fi
 
 # An environment counts as made once its stamp is there; the stamp is written last.
@@ -96,6 +101,9 @@ $(BOOK)/.done: constraints.txt book/requirements.txt
 
 $(TEST)/.done: constraints.txt pyproject.toml book/requirements.txt tests/requirements.txt
 	$(call environment,$(TEST),-e ".[book$(,)test]")
+
+$(LAB)/.done: constraints.txt pyproject.toml book/run-requirements.txt
+	$(call environment,$(LAB),-e ".[run]")
 
 $(TEST)/.browser: $(TEST)/.done tests/browser/requirements.txt
 	$(TEST)/bin/python $(PIP) -r tests/browser/requirements.txt

@@ -7,6 +7,7 @@ where the repository's address is known.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -47,6 +48,9 @@ run this in a new first cell:
 
 (This copy of the book was built without the address of its repository. Where that is known, a
 button at the top of each chapter does all of this.)"""
+NOTE = f"""> This notebook uses the package `bnutils`. Put it beside that folder: both are in the
+> archive `{ARCHIVE}` on the page *Set up* of the book. Or run `make lab` in a copy of
+> the repository."""
 COLAB_BRANCH = "colab"  # the generated notebooks; a workflow keeps it in step with main
 
 
@@ -143,6 +147,15 @@ def write_archive(outdir: Path):
     edition.archive(edition.load(), outdir / "_static" / ARCHIVE)
 
 
+def write_downloads(outdir: Path):
+    """Let the download button of a chapter give the copy for running, not the source."""
+    book = edition.load()
+    for name in book.chapters:
+        notebook = edition.edition(name, book, note=NOTE)
+        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        (outdir / "_sources" / "notebooks" / f"{name}.ipynb").write_text(text, "utf8")
+
+
 def describe(app, pagename, templatename, context, doctree):
     """Give each page a description for search engines: its first paragraph."""
     if doctree and (found := list(doctree.findall(nodes.paragraph))):
@@ -155,6 +168,7 @@ def finish(app, exception):
     if exception is None and app.builder.format == "html":
         copy_mathjax(Path(app.outdir))
         write_archive(Path(app.outdir))
+        write_downloads(Path(app.outdir))
 
 
 def setup(app):

@@ -1,22 +1,29 @@
-"""Write the edition of the notebooks for Colab, or for any Jupyter without the book.
+"""Write the edition of the notebooks for running them: JupyterLab, Colab, VS Code, GitHub.
 
-    python book/_tools/colab.py --out FOLDER [--install REQUIREMENT] [--zip FILE]
+    python book/_tools/colab.py --out FOLDER [--install REQUIREMENT] [--keep-outputs]
+    python book/_tools/colab.py --lab FOLDER
+    python book/_tools/colab.py --zip FILE
 
-Each copy is plain Markdown and code, with the stored outputs. With --install it starts with a
-cell that installs `bnutils`, for example from
+Each copy is plain Markdown and code with the stored outputs, but for those that a reader is
+asked to predict. Solutions fold, in code and in words. With --install a copy starts with a cell
+that installs `bnutils`, for example from
 
     git+https://github.com/OWNER/NAME@TAG
 
-and leaves the packages that are there as they are. The folder must be new or empty. With --zip
-the copies and the package go into one archive that needs no installation at all.
+and leaves the packages that are there as they are. The folder of --out must be new or empty.
+That of --lab is the reader's own: what is there already stays as it is. With --zip the copies
+and the package go into one archive that needs no installation at all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -28,6 +35,20 @@ INSTALL = """# Installs the book's code; run once per session.
 %pip install -q "cloudpickle>=3.0" "psutil>=5.9" "scikit-learn>=1.4" "tqdm>=4.63"
 """
 REQUIREMENT = re.compile(r"(git\+(https|file)://|https://|file://)[^\s\"';|&$`\\]+")
+CONTENTS = "00_contents"
+START = """# Batch Normalization from First Principles
+
+Run a chapter from top to bottom (*Run*, *Run All Cells*), or cell by cell with Shift+Enter.
+An output that you are asked to predict is not there yet: it comes when you run the cell.
+
+{chapters}
+
+An exercise is a cell with `...` in it. Replace the dots and run the cell; `exercises.check` says
+whether the answer is right or what is off. After a restart of the kernel, run the first code
+cell of the chapter again. Hints and solutions fold.
+
+Text and figures: CC BY 4.0. Code: MIT.
+"""
 README = """The notebooks of "Batch Normalization from First Principles", with their code.
 
 Unpack, and in this folder:
@@ -41,20 +62,45 @@ MNIST, which torchvision downloads; with no network they use the digits that sci
 """
 
 
-def edition(name: str, book: plain.Book, install: str = "") -> dict:
-    """One chapter as a notebook of its own."""
-    cells = []
+def edition(
+    name: str,
+    book: plain.Book,
+    install: str = "",
+    keep_outputs: bool = False,
+    note: str = "",
+) -> dict:
+    """One chapter as a notebook of its own; a note stands above it."""
+    cells = [_markdown(note, "note")] if note else []
     if install:
         cells.append(_code(INSTALL.format(install), "install", []))
+    asked = solution = False  # to predict what comes next; inside a solution
     for cell in book.chapters[name]:
         if cell["cell_type"] == "markdown":
-            text = plain.markdown(cell["source"], name, book)
+            asked = "```{predict}" in cell["source"]
+            text, solution = plain.around_solutions(
+                cell["source"], solution, name, book
+            )
             if text:
                 cells.append(_markdown(text, cell["id"]))
             continue
-        cells.append(_converted(cell))
+        hidden = asked and not keep_outputs
+        cells.append(_converted(cell | {"outputs": []} if hidden else cell))
         if note := plain.caption(cell, name, book):
             cells.append(_markdown(note, f"{cell['id']}-caption"))
+    return _notebook(cells, name)
+
+
+def contents(book: plain.Book) -> dict:
+    """A notebook that lists the chapters and says how to go on."""
+    chapters = [
+        f"- [{int(name[:2])} {plain.title(cells)}]({name}.ipynb)"
+        for name, cells in book.chapters.items()
+    ]
+    text = START.format(chapters="\n".join(chapters))
+    return _notebook([_markdown(text, "contents")], CONTENTS)
+
+
+def _notebook(cells: list[dict], name: str) -> dict:
     metadata = {
         "kernelspec": {
             "display_name": "Python 3",
@@ -98,14 +144,16 @@ def _markdown(text: str, name: str) -> dict:
     return {"cell_type": "markdown", "id": name[:64], "metadata": {}, "source": lines}
 
 
-def editions(book: plain.Book, install: str = "") -> dict[str, str]:
-    """Every chapter's file name and text."""
+def editions(
+    book: plain.Book, install: str = "", keep_outputs: bool = False
+) -> dict[str, str]:
+    """File name and text of every chapter, and of the contents."""
+    notebooks = {CONTENTS: contents(book)}
+    for name in book.chapters:
+        notebooks[name] = edition(name, book, install, keep_outputs)
     return {
-        f"{name}.ipynb": json.dumps(
-            edition(name, book, install), indent=1, ensure_ascii=False
-        )
-        + "\n"
-        for name in book.chapters
+        f"{name}.ipynb": json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        for name, notebook in notebooks.items()
     }
 
 
@@ -114,19 +162,47 @@ def load() -> plain.Book:
     return plain.load(NOTEBOOKS, ROOT / "book" / "references.bib")
 
 
+def dated() -> tuple[int, ...]:
+    """When this copy of the book was last changed, as a zip wants it; 1980 if nobody knows."""
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    if not seconds:
+        command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            seconds = done.stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return (1980, 1, 1, 0, 0, 0)
+    return time.gmtime(int(seconds))[:6]
+
+
 def archive(book: plain.Book, path: Path) -> None:
-    """Write a zip of all notebooks and the package, the same bytes each time."""
+    """Write a zip of all notebooks and the package, the same bytes for the same commit."""
     files = editions(book) | {
         "README.txt": README,
         "LICENSE": (ROOT / "LICENSE").read_text("utf8"),
+        "LICENSE-text": (ROOT / "LICENSE-text").read_text("utf8"),
     }
+    date = dated()
     for source in package_files():
         files[source.relative_to(ROOT).as_posix()] = source.read_text("utf8")
     with zipfile.ZipFile(path, "w") as target:
         for name, text in files.items():
-            info = zipfile.ZipInfo(f"batch-norm-book/{name}")  # dated 1980, always
+            info = zipfile.ZipInfo(f"batch-norm-book/{name}", date)
             info.external_attr, info.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
             target.writestr(info, text)
+
+
+def fill(folder: Path, texts: dict[str, str]) -> str:
+    """Write the notebooks that a reader's folder lacks; what was done, in a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in texts if not (folder / name).exists()]
+    for name in missing:
+        (folder / name).write_text(texts[name], "utf8")
+    kept = len(texts) - len(missing)
+    told = f"{len(missing)} notebooks written to {folder}"
+    if kept:
+        told += f", {kept} kept as they were; to have one anew, delete or rename it"
+    return told
 
 
 def main(arguments: list[str]) -> int:
@@ -137,6 +213,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, help="a new or empty folder for the notebooks"
     )
+    parser.add_argument(
+        "--lab", type=Path, help="a folder of the reader's: write what it lacks"
+    )
+    parser.add_argument(
+        "--keep-outputs", action="store_true", help="also those to be predicted"
+    )
     parser.add_argument("--install", default="", help="address that pip installs from")
     parser.add_argument(
         "--zip", type=Path, help="write one archive with the package as well"
@@ -146,16 +228,20 @@ def main(arguments: list[str]) -> int:
         parser.error(
             f"not an address that pip installs from: {options.install!r}; expected git+https://..."
         )
-    if not (options.out or options.zip):
-        parser.error("nothing to write: give --out or --zip")
+    if not (options.out or options.zip or options.lab):
+        parser.error("nothing to write: give --out, --lab or --zip")
     if options.out and options.out.exists() and any(options.out.iterdir()):
         parser.error(f"{options.out} is not empty: give a new folder")
     book = load()
-    texts = editions(book, options.install)  # all, before the first is written
+    # All of them, before the first is written.
+    texts = editions(book, options.install, options.keep_outputs)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (options.out / name).write_text(text, "utf8")
+        print(f"{len(texts)} notebooks written to {options.out}")
+    if options.lab:
+        print(fill(options.lab, texts))
     if options.zip:
         archive(book, options.zip)
     return 0

@@ -19,6 +19,8 @@ EQUATION = re.compile(r"\$\$(.+?)\$\$[ \t]*\(([\w-]+)\)", re.S)
 FENCE = re.compile(
     r"^(`{3,}|:{3,})\{([\w-]+)\}[ \t]*([^\n]*)\n(.*?)^\1[ \t]*$", re.S | re.M
 )
+HEADING = re.compile(r"^# (.+)$", re.M)
+SOLUTION = re.compile(r"^(```\{solution-(?:start|end)\}.*?^```)[ \t]*$", re.S | re.M)
 ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
 TITLED = re.compile(r"(.+?)\s*<([\w-]+)>", re.S)
 
@@ -94,6 +96,12 @@ def surname(person: Person) -> str:
     return re.sub(r"[{}]", "", " ".join(person.prelast_names + person.last_names))
 
 
+def title(cells: list[dict]) -> str:
+    """The title of a chapter: its first heading."""
+    texts = (c["source"] for c in cells if c["cell_type"] == "markdown")
+    return next(m[1] for m in map(HEADING.search, texts) if m)
+
+
 def figure(cell: dict) -> dict:
     """The caption and name of a code cell's figure."""
     return cell["metadata"].get("mystnb", {}).get("figure", {})
@@ -106,6 +114,25 @@ def markdown(text: str, name: str, book: Book) -> str:
     text = blocks(text, name, book)
     text = ROLE.sub(lambda m: role(m[1], m[2], name, book), text)
     return text.strip()
+
+
+def around_solutions(
+    text: str, inside: bool, name: str, book: Book
+) -> tuple[str, bool]:
+    """A markdown cell, with what belongs to a solution folded.
+
+    ``inside`` says whether the cell begins inside a solution. Returns the text, and whether the
+    cell ends inside one: a solution has code cells in the middle.
+    """
+    parts = []
+    for piece in SOLUTION.split(text):
+        shown = markdown(piece, name, book)
+        if piece.startswith("```{solution-"):
+            inside = piece.startswith("```{solution-start}")
+        elif inside and shown:
+            shown = folded("Solution, in words", shown)
+        parts.append(shown)
+    return "\n\n".join(part for part in parts if part), inside
 
 
 def equation(match: re.Match, book: Book) -> str:

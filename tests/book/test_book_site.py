@@ -137,6 +137,13 @@ def test_api_reference_shows_every_public_function_and_class(html):
             assert f'id="{module}.{name}"' in page, f"{module}.{name}"
 
 
+def test_a_chapter_is_downloaded_as_the_copy_for_running(html):
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text = (html / "_sources" / "notebooks" / path.name).read_text("utf8")
+        assert "This notebook uses the package" in text
+        assert "{predict}" not in text and "{exercise}" not in text
+
+
 def test_every_page_has_a_description(html, pages):
     for entry in ENTRIES:
         words = pages[html / f"{entry}.html"].description

@@ -115,7 +115,9 @@ def test_every_cited_work_is_in_the_bibliography():
 def test_every_module_is_in_the_api_reference():
     shown = {page.stem for page in (ROOT / "book/api").glob("*.md")}
     for name in shown:
-        assert f"autoapimodule:: bnutils.{name}\n" in prose(ROOT / f"book/api/{name}.md")
+        assert f"autoapimodule:: bnutils.{name}\n" in prose(
+            ROOT / f"book/api/{name}.md"
+        )
         assert f"{{ref}}`api-{name}`" in prose(ROOT / "book/api.md")
     modules = {p.stem for p in (ROOT / "bnutils").glob("[!_]*.py")}
     packages = {p.parent.name for p in (ROOT / "bnutils").glob("*/__init__.py")}
@@ -143,8 +145,9 @@ def test_every_dependency_is_pinned():
     wanted = re.findall(
         r'^ +"([\w-]+)>=', (ROOT / "pyproject.toml").read_text("utf8"), re.M
     )
-    for file in ("book", "tests", "tests/browser"):
-        text = (ROOT / file / "requirements.txt").read_text("utf8")
+    files = [*ROOT.glob("*/*requirements.txt"), ROOT / "tests/browser/requirements.txt"]
+    for file in files:
+        text = file.read_text("utf8")
         wanted += re.findall(r"^([\w-]+)[>=]=", text, re.M)
     assert len(wanted) > 10
     assert set(wanted) <= names

@@ -43,6 +43,17 @@ def test_nothing_that_only_myst_reads_is_left(name):
             assert not found, f"{what} is left: {found[0]!r}\n{cell['source']}"
 
 
+def hidden(name: str) -> set[str]:
+    """The cells whose output the reader is to predict: those that follow the question."""
+    found, asked = set(), False
+    for cell in BOOK.chapters[name]:
+        if cell["cell_type"] == "markdown":
+            asked = "```{predict}" in cell["source"]
+        elif asked:
+            found.add(cell["id"])
+    return found
+
+
 @each
 def test_code_and_outputs_are_the_chapters_own(name):
     chapter = [c for c in BOOK.chapters[name] if c["cell_type"] == "code"]
@@ -53,9 +64,51 @@ def test_code_and_outputs_are_the_chapters_own(name):
             copy["source"].removeprefix("# @title Solution: open it to see the code\n")
             == cell["source"].rstrip()
         )
-        assert [o["output_type"] for o in copy["outputs"]] == [
-            o["output_type"] for o in cell["outputs"]
-        ]
+        wanted = [] if cell["id"] in hidden(name) else cell["outputs"]
+        kinds = [o["output_type"] for o in wanted]
+        assert [o["output_type"] for o in copy["outputs"]] == kinds
+
+
+def test_outputs_to_be_predicted_are_there_when_asked_for():
+    ids = hidden("02_forward")
+    assert len(ids) > 3
+    copy = colab.edition("02_forward", BOOK, keep_outputs=True)
+    assert all(cell["outputs"] for cell in copy["cells"] if cell["id"] in ids)
+
+
+def test_solutions_fold_in_words_as_in_code():
+    for name, chapter in BOOK.chapters.items():
+        text = "\n".join(cells_text(c) for c in colab.edition(name, BOOK)["cells"])
+        for cell in chapter:
+            for words in re.findall(
+                r"\{solution-start\}[^`]*```\n+([^`\n{$]{40,}?)[`{$\n]", cell["source"]
+            ):
+                before = text.partition(words)[0]
+                assert before.count("<details>") > before.count("</details>"), words
+
+
+def cells_text(cell: dict) -> str:
+    return "".join(cell["source"]) if cell["cell_type"] == "markdown" else ""
+
+
+def test_the_contents_lead_to_every_chapter():
+    text = "".join(colab.contents(BOOK)["cells"][0]["source"])
+    linked = re.findall(r"\((\d\d_\w+)\.ipynb\)", text)
+    assert linked == list(BOOK.chapters)
+    assert "Going deeper" not in text
+
+
+def test_a_readers_folder_gets_what_it_lacks_and_keeps_the_rest(tmp_path, capsys):
+    lab = tmp_path / "lab"
+    assert colab.main(["--lab", str(lab)]) == 0
+    written = sorted(p.name for p in lab.iterdir())
+    assert "00_contents.ipynb" in written and len(written) == len(BOOK.chapters) + 1
+    (lab / written[2]).write_text("my answers")
+    (lab / written[3]).unlink()
+    assert colab.main(["--lab", str(lab)]) == 0
+    assert "1 notebooks written" in capsys.readouterr().out
+    assert (lab / written[2]).read_text() == "my answers"
+    assert (lab / written[3]).exists()
 
 
 @each
@@ -152,15 +205,16 @@ def test_command_writes_all_notebooks(tmp_path):
     out = tmp_path / "new"
     assert colab.main(["--out", str(out), "--install", ADDRESS]) == 0
     written = sorted(p.name for p in out.iterdir())
-    assert written == sorted(p.name for p in NOTEBOOKS.glob("*.ipynb"))
-    first = json.loads((out / written[0]).read_text("utf8"))["cells"][0]
+    chapters = sorted(p.name for p in NOTEBOOKS.glob("*.ipynb"))
+    assert written == ["00_contents.ipynb", *chapters]
+    first = json.loads((out / chapters[0]).read_text("utf8"))["cells"][0]
     assert ADDRESS in "".join(first["source"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give --out or --zip"),
+        ((), "give --out, --lab or --zip"),
         (("--out", "{full}"), "is not empty"),
         (("--out", "{new}", "--install", "rm -rf; x"), "not an address"),
         (("--out", "{new}", "--install", "https://a.org/$(x)"), "not an address"),

@@ -44,6 +44,7 @@ PROGRAMS = {
     "benchmarks/book.py": "make's commands, timed",
     "bnutils/sync/processes.py": "Python, for each process",
     "book/_ext/bookext.py": "git, for the address of the repository",
+    "book/_tools/colab.py": "git, for the date of the last change",
     "book/_tools/execute.py": "Python, for the name of the data set",
     "book/_tools/pdf.py": "jupyter-book",
 }
