@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import further_public_cases  # noqa: F401  (enters its cases into the table)
 import pytest
 import torch
 from public_cases import CASES
