@@ -227,7 +227,7 @@ def statistics_of_the_last_batch():
 )
 def a_chain_of_norms_and_small_corrections():
     """Each stored variance is n / (n - 1) times that of the batch: twenty times over."""
-    norms = [nn.BatchNorm1d(2, 0, 0.01, affine=False) for _ in range(20)]
+    norms = [nn.BatchNorm1d(2, 1e-12, 0.01, affine=False) for _ in range(20)]
     model, x = nn.Sequential(*norms), torch.rand(64, 2) * 2 - 1
     for _ in range(2048):
         model(x)
@@ -364,7 +364,10 @@ def the_convolution_module_of_a_conformer():
     model = Conformer()
     x, y, lengths = _sequences(256)
     batches = pairs(x.transpose(1, 2), y)
-    calm(model, batches, 6, train(model, batches, passes=6, loss=_first))
+    optimizer = train(model, batches, passes=12, loss=_first)
+    for group in optimizer.param_groups:
+        group["lr"] /= 30
+    train(model, batches, optimizer, 20, loss=_first)
     given = [
         {"audio": a, "length": n}
         for a, n in zip(x.transpose(1, 2).split(64), lengths.split(64), strict=True)
