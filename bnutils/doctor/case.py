@@ -74,6 +74,7 @@ class Case:
         self.one_value = False
         self.not_run = "" if batches is not None else "no batches were given"
         self.backward: dict[str, tuple[int, int]] = {}
+        self.probe: object = None  # a few rows, for tests that need no statistics
         self.notes: list[str] = []
         self._biased: dict[str, str] = {}
         self._habits: dict[str, Habit] = {}
@@ -192,6 +193,7 @@ class Case:
         elif self.batches is not None:
             self._run()
         if self.used:
+            self.probe = self._some_rows()
             self._run_backward()
             self._compare()
         if self.norms:
@@ -285,12 +287,20 @@ class Case:
         one_run = self.norms_only is self.as_training
         set_modes(self.copy, self.model, norms_only=one_run)
         try:
-            self.backward = recomputed(self.copy, self._probe(), self.call)
+            self.backward = recomputed(self.copy, self.probe, self.call)
         except Exception as error:
             self.notes.append(f"backward not run: {first_line(error)}")
 
-    def _probe(self) -> object:
-        return rows(self.batches.items[0], slice(0, _PROBE))
+    def _some_rows(self) -> object:
+        """The first rows of a batch; all of it where they cannot stand alone (graphs)."""
+        batch = self.batches.items[0]
+        part = rows(batch, slice(0, _PROBE))
+        try:
+            with torch.no_grad():
+                feed(self.copy, clone(part), self.call)
+        except Exception:  # of the part alone: the whole batch did run
+            return batch
+        return part
 
     def _compare(self) -> None:
         if any(y is None for y in self.norms_only.outputs):
@@ -342,9 +352,7 @@ class Case:
         if not pairs:
             return {}
         copy = self.copy.double()
-        batch = mapped(
-            self._probe(), lambda x: x.double() if x.is_floating_point() else x
-        )
+        batch = mapped(self.probe, lambda x: x.double() if x.is_floating_point() else x)
         generator = torch.Generator().manual_seed(0)
 
         def moved(layers: list[str]) -> bool:

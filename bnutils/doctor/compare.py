@@ -7,6 +7,7 @@ The reader's own batches are run through copies in four ways, and the outputs co
 - *recalibrated*: evaluation with the statistics of these batches;
 - *other batches*: training again, with the examples of two batches mixed, which shows how
   much an answer depends on the company of its example: noise that no statistics remove.
+  The rows of a graph cannot be mixed; there it is the statistics that two batches swap.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bnutils._batches import mixed, size_of, target_of
+from bnutils._batches import mixed, rows, size_of, target_of, tensors_in
 from bnutils.doctor.copies import replica, set_modes
 from bnutils.doctor.observe import output_of
 
@@ -97,14 +98,20 @@ def compare(case) -> Comparison:
     with torch.no_grad():
         evaluation = [output_of(twin, batch, call) for batch in items]
         found = Comparison(sum(map(len, training)))
-        found.company = _company(twin, items, evaluation, call)
+        linked = _linked(twin, items[0], evaluation[0], call)
+        if not linked:
+            found.company = _company(twin, items, evaluation, call)
         kept = _recalibrate(twin, case)
         recalibrated = [output_of(twin, batch, call) for batch in items]
         found.carriers = _carriers(twin, kept, items[0], recalibrated[0], call)
         answers = {"evaluation": evaluation, "recalibrated": recalibrated}
         reference = {name: torch.cat(training) for name in answers}
         answers = {name: torch.cat(parts) for name, parts in answers.items()}
-        if other := _other_batches(case, training):
+        if linked:
+            other = _other_statistics(twin, case, training)
+        else:
+            other = _other_batches(case, training)
+        if other:
             reference["other batches"], answers["other batches"] = other
     targets = _targets(items, reference["evaluation"])
     for name, y in answers.items():
@@ -183,6 +190,41 @@ def _company(twin, items: list, evaluation: list[Tensor], call) -> float | None:
     swapped = [output_of(twin, batch, call) for batch in mixed(items[0], items[1])]
     before = _mixed_outputs(evaluation[0], evaluation[1])
     return _distance(torch.cat(before), torch.cat(swapped))
+
+
+def _linked(twin, batch: object, evaluation: Tensor, call) -> bool:
+    """Whether the rows of a batch belong together, as the nodes of a graph do.
+
+    Such a batch holds its links, a square matrix or pairs of row numbers, and turning
+    the order of its rows alone changes what the model answers for them.
+    """
+    size = size_of(batch)
+
+    def links(x: Tensor) -> bool:
+        square = x.dim() >= 2 and x.size(0) == x.size(1) == size
+        pairs = x.dim() == 2 and x.size(0) == 2 and not x.is_floating_point()
+        return square or (pairs and size != 2)
+
+    others = list(tensors_in(batch))[1:]
+    if size < 2 or not any(links(x) for x in others):
+        return False
+    turned = output_of(twin, rows(batch, list(range(size))[::-1]), call)
+    return _distance(evaluation.flip(0), turned) > 1e-3
+
+
+def _other_statistics(twin, case, training: list[Tensor]) -> tuple | None:
+    """Outputs of training mode, and of each batch with the statistics of another."""
+    items, seen = case.batches.items, case.norms_only.seen
+    paths = [path for path in case.moving() if path in seen]
+    moments = {path: seen[path].moments for path in paths}
+    if len(items) < 2 or any(len(m.means) != len(items) for m in moments.values()):
+        return None  # a batch norm that is called twice has no statistics of one batch
+    after = []
+    for i, batch in enumerate(items):
+        for path, m in moments.items():
+            _exchanged(twin.get_submodule(path), m.means[i - 1], m.variances[i - 1])
+        after.append(output_of(twin, batch, case.call))
+    return torch.cat(training), torch.cat(after)
 
 
 def _other_batches(case, training: list[Tensor]) -> tuple[Tensor, Tensor] | None:
