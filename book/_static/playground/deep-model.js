@@ -17,14 +17,19 @@
     all: Array.from({ length: LAYERS }, (_, l) => l + 1),
   };
 
-  const initial = () => ({ gain: 1, activation: "tanh", norms: [], seed: 1, layer: LAYERS });
+  // The still shows what a single norm does.
+  function initial(preset) {
+    const state = { gain: 1, activation: "tanh", norms: [], seed: 1, layer: LAYERS };
+    return preset === "still" ? { ...state, gain: 2 ** -0.5, norms: PLACES.middle, layer: 12 } : state;
+  }
+  const placesOf = (norms) => Object.keys(PLACES).find((key) => String(PLACES[key]) === String(norms));
 
   function act(state, { type, to }) {
     if (type === "gain" && GAINS.includes(to)) return { ...state, gain: to };
     if (type === "activation" && (to === "tanh" || to === "relu")) return { ...state, activation: to };
     if (type === "places" && to in PLACES) return { ...state, norms: PLACES[to].slice() };
-    if (type === "seed") return { ...state, seed: to };
-    if (type === "layer" && to >= 1 && to <= LAYERS) return { ...state, layer: to };
+    if (type === "seed" && +to >= 1) return { ...state, seed: +to };
+    if (type === "layer" && to >= 1 && to <= LAYERS) return to === state.layer ? state : { ...state, layer: to };
     if (type === "norm" && to >= 1 && to <= LAYERS) {
       const others = state.norms.filter((l) => l !== to);
       const norms = others.length < state.norms.length ? others : [...others, to].sort((a, b) => a - b);
@@ -169,6 +174,7 @@
     const raised = String(+power).replace("-", "⁻").replace(/\d/g, (d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]);
     return `${digits} · 10${raised}`;
   }
+  const sayGain = (gain) => String(+gain.toFixed(2));
   const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
   const NAMES = { tanh: "tanh", relu: "ReLU" };
   const EXTREME = { tanh: "of its values beyond ±0.99", relu: "of its values are 0" };
@@ -183,7 +189,7 @@
   function words(state, found) {
     const { signal, gradient, extreme, spread } = found;
     const last = LAYERS - 1;
-    let text = `${NAMES[state.activation]}, gain ${say(state.gain)}, ${where(state.norms)}. ` +
+    let text = `${NAMES[state.activation]}, gain ${sayGain(state.gain)}, ${where(state.norms)}. ` +
       `Signal in layer 24: ${say(signal[last])}, ${percent(extreme[last])} ${EXTREME[state.activation]}. ` +
       `Gradient in layer 1: ${say(gradient[0])}.`;
     const weak = state.norms.find((l) => spread[l - 1] < Math.sqrt(EPS));
@@ -201,7 +207,7 @@
 
   bn.models = bn.models || {};
   bn.models.deep = {
-    initial, act, create, passes, run, numbers, homogeneous, rescale, words, layerWords, say,
+    initial, act, placesOf, create, passes, run, numbers, homogeneous, rescale, words, layerWords, say, sayGain,
     LAYERS, GAINS, PLACES, BINS, TIMES, EPS,
   };
 })((window.bnPlay = window.bnPlay || {}));

@@ -81,34 +81,25 @@
 
   const REACH = 9; // a row of the batch may move from -9 to 9
 
-  function initial() {
-    return { x: [1, 3, 4, 5, 7], weight: 2, bias: 1, eps: 1e-5, arrives: "error", road: "all", row: 0, step: 0 };
-  }
-
   // What happens, in order: a line forward, the gradient at y, an edge back.
-  function steps(road) {
-    return [
-      { kind: "start" },
-      ...LINES.map((line, i) => ({ kind: "line", name: line.name, line: i + 1 })),
-      { kind: "arrival" },
-      ...EDGES.filter((e) => ROADS[road].includes(`${e.from} ${e.to}`)).map((e) => ({ kind: "edge", ...e })),
-    ];
-  }
-  const ARRIVAL = LINES.length + 1;
+  const STEPS = [
+    { kind: "start" },
+    ...LINES.map((line, i) => ({ kind: "line", name: line.name, line: i + 1 })),
+    { kind: "arrival" },
+    ...EDGES.map((edge) => ({ kind: "edge", ...edge })),
+  ];
+  const LAST = STEPS.length - 1;
 
-  // The step of another road at which as many lines have sent their gradients back.
-  function sameStep(state, road) {
-    if (state.step <= ARRIVAL) return state.step;
-    const old = steps(state.road), now = steps(road);
-    if (state.step === old.length - 1) return now.length - 1;
-    return now.filter((s) => s.kind !== "edge" || s.line >= old[state.step].line).length - 1;
+  // The state: t is the time in steps, with a fraction while something is under way.
+  function initial(preset) {
+    const t = preset === "still" ? LAST : 0;
+    return { x: [1, 3, 4, 5, 7], weight: 2, bias: 1, eps: 1e-5, arrives: "error", road: "all", row: 0, t };
   }
+  const stepOf = (state) => Math.floor(state.t + 1e-9);
 
   function act(state, { type, to }) {
-    if (type === "step") {
-      return { ...state, step: Math.max(0, Math.min(steps(state.road).length - 1, Math.round(to))) };
-    }
-    if (type === "road" && to in ROADS) return { ...state, road: to, step: sameStep(state, to) };
+    if (type === "time") return { ...state, t: Math.max(0, Math.min(LAST, to)) };
+    if (type === "road" && to in ROADS) return { ...state, road: to };
     if (type === "arrives" && to in ARRIVES) return { ...state, arrives: to };
     if (type === "row" && to in state.x) return { ...state, row: +to };
     if (type === "x") {
@@ -121,44 +112,54 @@
   const add = (old, more) =>
     old === undefined ? more : typeof more === "number" ? old + more : old.map((v, n) => v + more[n]);
 
-  // All values and, along a road, all gradients after the first `until` steps.
+  const edgeName = (step) => `${step.from} ${step.to}`;
+  // Whether a step happens at all: an edge that is not on the chosen road sends nothing.
+  const happens = (step, road) => step.kind !== "edge" || ROADS[road].includes(edgeName(step));
+
+  // All values and, along a road, all gradients after the first steps, up to step `until`.
   function run(state, road, until) {
     const v = { x: state.x, weight: state.weight, bias: state.bias, eps: state.eps };
     for (const line of LINES) v[line.name] = line.of(v);
     const arriving = ARRIVES[state.arrives](v.y, state, v);
     const grads = {}, known = ["x", "weight", "bias"];
-    let sent = null;
-    for (const step of steps(road).slice(0, until + 1)) {
+    let sent = null; // by the last step
+    for (const step of STEPS.slice(0, until + 1)) {
+      sent = null;
       if (step.kind === "line") known.push(step.name);
       if (step.kind === "arrival") grads.y = arriving;
-      if (step.kind === "edge") {
+      if (step.kind === "edge" && happens(step, road)) {
         sent = LINES[step.line - 1].back[step.to](grads[step.from], v);
         grads[step.to] = add(grads[step.to], sent);
       }
     }
     const values = Object.fromEntries(known.map((name) => [name, v[name]]));
-    return { values, grads, sent, arriving, all: v };
+    return { values, grads, sent, arriving };
   }
+
+  // The edge with which the share of a road in the gradient at x is known. Of all three roads,
+  // the first two are known at centred already, since centred has the same gradient as x there.
+  const KNOWN = {
+    all: { direct: "x_hat centred", std: "square centred", mean: "mean x" },
+    direct: { direct: "centred x" },
+    std: { std: "centred x" },
+    mean: { mean: "mean x" },
+  };
 
   // What the figure shows. `terms`: the share of each road in the gradient at x, as far as the
   // steps have come; a road's share is the gradient that comes back along this road alone.
   function numbers(state) {
-    const now = run(state, state.road, state.step);
-    const list = steps(state.road), done = state.step === list.length - 1;
-    const made = (edge) => list.slice(0, state.step + 1).some((s) => `${s.from} ${s.to}` === edge);
-    const seen = { direct: made("x_hat centred"), std: made("square centred"), mean: made("mean x") };
-    const terms = {};
-    for (const road of ["direct", "mean", "std"]) {
-      const shown = state.road === "all" ? seen[road] : state.road === road && done;
-      if (shown) terms[road] = run(state, road, steps(road).length - 1).grads.x;
+    const step = stepOf(state), { values, grads, sent, arriving } = run(state, state.road, step);
+    const made = STEPS.slice(0, step + 1).map(edgeName), terms = {};
+    for (const [road, edge] of Object.entries(KNOWN[state.road])) {
+      if (made.includes(edge)) terms[road] = run(state, road, LAST).grads.x;
     }
     return {
-      values: now.values,
-      grads: now.grads,
-      sent: now.sent,
+      values,
+      grads,
+      sent,
       terms,
-      dx: done ? now.grads.x : null,
-      loss: state.arrives === "error" ? sum(now.arriving.map((g) => g ** 2)) / 2 : null,
+      dx: step === LAST ? grads.x : null,
+      loss: state.arrives === "error" ? sum(arriving.map((g) => g ** 2)) / 2 : null,
     };
   }
 
@@ -197,9 +198,9 @@
     "mean x": "a mean shares out: each row gets a fifth",
   };
 
-  // One sentence on a step: for the live text and for the list of all steps.
-  function words(state) {
-    const step = steps(state.road)[state.step], { values, grads, sent, loss } = numbers(state);
+  // One sentence on the step that was made last.
+  function stepWords(state) {
+    const step = STEPS[stepOf(state)], { values, grads, sent, loss } = numbers(state);
     if (step.kind === "start") return `The batch: x = ${all(values.x)}, γ = ${say(values.weight)}, β = ${say(values.bias)}.`;
     if (step.kind === "line") {
       return `Line ${step.line} forward: ${step.name} is ${FORWARD[step.name]}, ${all(values[step.name])}.`;
@@ -208,12 +209,39 @@
       const from = loss === null ? "" : ` It is the error y − t; the loss is ${say(loss)}.`;
       return `The gradient arrives at y: ${all(grads.y)}.${from}`;
     }
-    const edge = `${step.from} ${step.to}`;
-    let text = `Line ${step.line} back, from ${label(step.from)} to ${label(step.to)}: ${BACK[edge]}, ${all(sent)}.`;
+    const way = `Line ${step.line} back, from ${label(step.from)} to ${label(step.to)}`;
+    if (!sent) return `${way}: not on the chosen road, so nothing is sent.`;
+    let text = `${way}: ${BACK[edgeName(step)]}, ${all(sent)}.`;
     if (all(sent) !== all(grads[step.to])) text += ` With what was there: ${all(grads[step.to])}.`;
     return text;
   }
 
+  const SHARES = {
+    direct: "direct, γ/s · g",
+    mean: "by the mean, −γ/s · mean(g)",
+    std: "by the std, −γ/s · x̂ · mean(g x̂)",
+  };
+  // What the roads bring to the chosen row.
+  function shareWords(state) {
+    const { terms, dx } = numbers(state), n = state.row;
+    const parts = Object.entries(terms).map(([road, v]) => `${say(v[n])} (${SHARES[road]})`);
+    if (!parts.length) return "";
+    const sumOf = parts.join(" + ").replace(/\+ −/g, "− ");
+    const end = dx ? ` = ${say(dx[n])}. All rows together: ${say(sum(dx))}.` : " …";
+    return ` Row ${n + 1}, gradient of x: ${sumOf}${end}`;
+  }
+  const words = (state) => stepWords(state) + shareWords(state);
+
+  // A short name of a step, for the slider.
+  function nameOf(k) {
+    const step = STEPS[k];
+    if (step.kind === "edge") return `back: ${label(step.from)} to ${label(step.to)}`;
+    return { start: "x", arrival: "gradient at y", line: `forward: ${step.name}` }[step.kind];
+  }
+
   bn.models = bn.models || {};
-  bn.models.graph = { initial, act, steps, numbers, words, say, LINES, EDGES, ROADS, REACH };
+  bn.models.graph = {
+    initial, act, numbers, words, stepWords, nameOf, stepOf, happens, edgeName,
+    STEPS, LAST, EDGES, REACH,
+  };
 })((window.bnPlay = window.bnPlay || {}));
