@@ -182,22 +182,23 @@
   function where(norms) {
     if (!norms.length) return "no BN";
     if (norms.length === LAYERS) return "BN in every layer";
+    if (norms.length > 4) return `BN in ${norms.length} layers`;
     return `BN in layer${norms.length > 1 ? "s" : ""} ${norms.join(", ")}`;
   }
 
-  // What happened, in sentences, for the live text.
-  function words(state, found) {
-    const { signal, gradient, extreme, spread } = found;
+  // Both ends, in sentences.
+  function endWords(state, { signal, gradient, extreme }) {
     const last = LAYERS - 1;
-    let text = `${NAMES[state.activation]}, gain ${sayGain(state.gain)}, ${where(state.norms)}. ` +
+    return `${NAMES[state.activation]}, gain ${sayGain(state.gain)}, ${where(state.norms)}. ` +
       `Signal in layer 24: ${say(signal[last])}, ${percent(extreme[last])} ${EXTREME[state.activation]}. ` +
       `Gradient in layer 1: ${say(gradient[0])}.`;
-    const weak = state.norms.find((l) => spread[l - 1] < Math.sqrt(EPS));
-    if (weak) {
-      text += ` What reaches the BN of layer ${weak} is smaller than √ε = 0.003: divided by √(σ²+ε) it stays small.`;
-    }
-    return text;
   }
+  // Why a norm does not repair what reaches it, where it does not.
+  function weakWords(state, { spread }) {
+    const weak = state.norms.find((l) => spread[l - 1] < Math.sqrt(EPS));
+    return weak ? ` What reaches the BN of layer ${weak} is smaller than √ε = 0.003: divided by √(σ²+ε) it stays small.` : "";
+  }
+  const words = (state, found) => endWords(state, found) + weakWords(state, found);
   function layerWords(state, found) {
     const l = state.layer - 1;
     return `Layer ${state.layer}${state.norms.includes(state.layer) ? " with BN" : ""}: ` +
@@ -207,7 +208,7 @@
 
   bn.models = bn.models || {};
   bn.models.deep = {
-    initial, act, placesOf, create, passes, run, numbers, homogeneous, rescale, words, layerWords, say, sayGain,
+    initial, act, placesOf, create, passes, run, numbers, homogeneous, rescale, words, endWords, weakWords, layerWords, say, sayGain,
     LAYERS, GAINS, PLACES, BINS, TIMES, EPS,
   };
 })((window.bnPlay = window.bnPlay || {}));

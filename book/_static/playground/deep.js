@@ -122,10 +122,10 @@
     const places = bn.page.select(controls, { label: "BN in", options: PLACES, value: "none" }, choose("places"));
     places.lastChild.disabled = true; // where the buttons lead, nothing to choose
     bn.page.select(controls, { label: "Weights", options: WEIGHTS, value: first.seed }, choose("seed"));
-    const say = bn.page.words(root);
+    const ends = html(root, "p", { class: "pg-words" }), say = bn.page.announcer(root);
 
-    const stack = html(root, "div", { class: isStill ? "" : "pg-stack" });
-    const toggles = html(stack, "div", { class: "pg-toggles", role: "group", "aria-label": "Layers with batch norm" });
+    const stack = html(root, "div", { class: isStill ? "" : "dp-stack" });
+    const toggles = html(stack, "div", { class: "dp-toggles", role: "group", "aria-label": "Layers with batch norm" });
     const board = html(stack, "div", { class: "pg-board" });
     const picture = svg(board, "svg", { class: "pg-picture", role: "img", height: HEIGHT });
     const axes = svg(picture, "g", {});
@@ -136,9 +136,9 @@
 
     function row(l) {
       const group = svg(picture, "g", { transform: `translate(0 ${TOP + (l - 1) * ROW})` });
-      const parts = { ground: svg(group, "rect", { class: "pg-layer", x: 0, y: 0, height: ROW }) };
+      const parts = { ground: svg(group, "rect", { class: "dp-layer", x: 0, y: 0, height: ROW }) };
       for (const name of ["histogram", "signal", "gradient"]) parts[name] = svg(group, "path", {});
-      parts.base = svg(group, "path", { class: "pg-base" });
+      parts.base = svg(group, "path", { class: "dp-base" });
       if (isStill) parts.name = svg(group, "text", { x: 40, y: 16, "text-anchor": "end" });
       group.addEventListener("pointerenter", () => store.send({ type: "layer", to: l }));
       group.addEventListener("click", () => store.send({ type: "layer", to: l }));
@@ -164,13 +164,15 @@
       buttons.forEach((node, k) =>
         set(node, { "aria-pressed": state.norms.includes(k + 1), tabindex: k + 1 === state.layer ? 0 : -1 }));
       places.value = model.placesOf(state.norms) || "own";
-      rows.forEach(({ ground }, k) => set(ground, { class: k + 1 === state.layer ? "pg-layer pg-chosen" : "pg-layer" }));
+      rows.forEach(({ ground }, k) => set(ground, { class: k + 1 === state.layer ? "dp-layer pg-chosen" : "dp-layer" }));
       compute.ask(state, isStill);
       tellLayer(state.layer);
     }
     function tellLayer(layer) {
       const result = compute.shown();
-      if (result) line.textContent = model.layerWords({ ...result.state, layer }, result.found);
+      if (!result) return;
+      const { state, found } = result;
+      line.textContent = model.layerWords({ ...state, layer }, found) + model.weakWords(state, found);
     }
 
     function draw({ state, found, base }) {
@@ -186,6 +188,7 @@
         if (parts.name) parts.name.textContent = norm ? `BN ${k + 1}` : k + 1;
       });
       const words = model.words(state, found);
+      ends.textContent = model.endWords(state, found);
       say(words);
       set(picture, { "aria-label": `24 layers. ${words}` });
       tellLayer(store.state().layer);

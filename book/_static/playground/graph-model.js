@@ -224,8 +224,9 @@
   // What the roads bring to the chosen row.
   function shareWords(state) {
     const { terms, dx } = numbers(state), n = state.row;
-    const parts = Object.entries(terms).map(([road, v]) => `${say(v[n])} (${SHARES[road]})`);
-    if (!parts.length) return "";
+    const known = Object.keys(SHARES).filter((road) => terms[road]); // in the order of Eq. 3.7
+    if (!known.length) return "";
+    const parts = known.map((road) => `${say(terms[road][n])} (${SHARES[road]})`);
     const sumOf = parts.join(" + ").replace(/\+ −/g, "− ");
     const end = dx ? ` = ${say(dx[n])}. All rows together: ${say(sum(dx))}.` : " …";
     return ` Row ${n + 1}, gradient of x: ${sumOf}${end}`;

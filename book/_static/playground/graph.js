@@ -95,11 +95,11 @@
       const forward = done.some((s) => s.kind === "line" && s.line === line);
       const back = done.some((s) => model.edgeName(s) === name && model.happens(s, state.road));
       const road = state.road === "all" ? OWNERS[name] : state.road;
-      let kind = forward ? "pg-forward" : "";
-      if (back) kind = road ? `pg-back pg-road-${road}` : "pg-back";
-      svg(group, "path", { class: `pg-edge ${kind}`, d: ways.map(path).join("") });
+      let kind = forward ? "gr-forward" : "";
+      if (back) kind = road ? `gr-back gr-road-${road}` : "gr-back";
+      svg(group, "path", { class: `gr-edge ${kind}`, d: ways.map(path).join("") });
       const heads = ways.map((way) => (back ? head(way.slice().reverse()) : forward ? head(way) : ""));
-      svg(group, "path", { class: `pg-edge pg-head ${kind}`, d: heads.join("") });
+      svg(group, "path", { class: `gr-edge gr-head ${kind}`, d: heads.join("") });
       if (!back || !road) return;
       const [x, y] = along(ways[0], 0.5); // the letter, for whom the colours do not differ
       svg(group, "text", { x: x + 5, y: y - 4, text: ROADS[road][0] });
@@ -117,11 +117,11 @@
       for (let n = 0; n < box.count; n++) {
         const x = box.left + n * box.cell, own = box.count > 1 ? { "data-row": n } : {};
         const chosen = box.count > 1 && n === state.row ? " pg-chosen" : "";
-        const open = held === undefined ? " pg-open" : "";
-        svg(group, "rect", { class: `pg-number pg-${kind}${open}${chosen}`, x, y, width: box.cell, height: LINE, ...own });
+        const open = held === undefined ? " gr-open" : "";
+        svg(group, "rect", { class: `gr-number gr-${kind}${open}${chosen}`, x, y, width: box.cell, height: LINE, ...own });
         if (open) continue;
         const text = short(box.count > 1 ? held[n] : held, place.narrow);
-        svg(group, "text", { class: `pg-of-${kind}`, x: x + box.cell / 2, y: y + 15, "text-anchor": "middle", text, "data-of": `${kind} ${box.name} ${n}` });
+        svg(group, "text", { class: `gr-of-${kind}`, x: x + box.cell / 2, y: y + 15, "text-anchor": "middle", text, "data-of": `${kind} ${box.name} ${n}` });
       }
     }
 
@@ -142,7 +142,7 @@
     svg(group, "line", { class: "pg-axis", x1: left, x2: left + 5 * cell, y1: zero, y2: zero });
     Object.entries(ROADS).forEach(([road, [letter, name]], i) => {
       if (!terms[road]) return;
-      const bar = { class: `pg-term pg-road-${road}` }, y = 8 + 20 * i;
+      const bar = { class: `gr-term gr-road-${road}` }, y = 8 + 20 * i;
       terms[road].forEach((v, n) => {
         const x = left + cell * (n + 0.08 + 0.2 * i), height = Math.abs(tall(v));
         svg(group, "rect", { ...bar, x, y: v > 0 ? zero - height : zero, width: cell * 0.17, height });
@@ -153,7 +153,7 @@
     if (!dx) return;
     const arrow = (x, from, to) => {
       const way = [[x, from], [x, to]], dash = path([[x - 3, from], [x + 3, from]]); // for a zero
-      svg(group, "path", { class: "pg-sum", d: Math.abs(to - from) < 2 ? dash : path(way) + head(way) });
+      svg(group, "path", { class: "gr-sum", d: Math.abs(to - from) < 2 ? dash : path(way) + head(way) });
     };
     dx.forEach((v, n) => arrow(left + cell * (n + 0.82), zero, zero - tall(v)));
     arrow(place.side + 5.5, 80, 68);
@@ -169,7 +169,7 @@
       if (forward ? edge.line !== next.line : model.edgeName(edge) !== model.edgeName(next)) continue;
       for (const way of lines(place.boxes[edge.to], place.boxes[edge.from])) {
         const [cx, cy] = along(way, forward ? share : 1 - share);
-        svg(group, "circle", { class: forward ? "pg-token" : "pg-token pg-back", cx, cy, r: 4 });
+        svg(group, "circle", { class: forward ? "gr-token" : "gr-token gr-back", cx, cy, r: 4 });
       }
     }
   }
@@ -196,7 +196,7 @@
     html(root, "p", { class: "pg-note", text: "A box holds the values and, below them, their gradients. Five numbers: one per row. One number: for the whole channel. The bars above x: what each road brings to the gradient of each row; the arrow is their sum." });
     const more = html(root, "details", {});
     html(more, "summary", { text: "All steps in words" });
-    const list = html(more, "ol", { class: "pg-steps" });
+    const list = html(more, "ol", { class: "gr-steps" });
 
     let place = layout(600), drawn = null;
     function draw(state) {
