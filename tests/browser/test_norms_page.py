@@ -67,7 +67,7 @@ def opened(visit, site):
 def test_the_page_shows_the_models_numbers(opened):
     box = figure(opened)
     for kind in ("Batch", "Layer", "Group", "Instance"):
-        box.get_by_text(kind, exact=True).click()
+        box.get_by_role("radio", name=kind).check()
         for step, key in enumerate(("x", "x", "centred", "xHat", "y")):
             box.get_by_label("Step").evaluate(
                 "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", step
@@ -119,7 +119,7 @@ def test_play_stops_when_the_figure_leaves_the_screen(opened):
 )
 def test_the_mouse_lights_all_numbers_that_share_a_mean(opened, kind, count):
     box = figure(opened)
-    box.get_by_text(kind, exact=True).click()
+    box.get_by_role("radio", name=kind).check()
     opened.locator(".nm-cell").nth(27).hover()
     assert lit(opened) == count
     assert opened.locator(".nm-row.nm-lit").count() == 1
@@ -178,7 +178,7 @@ def test_only_batch_norm_lets_the_others_change(opened):
     box.get_by_label("The last image is").select_option("blank")
     words = box.locator(".pg-words")
     api.expect(words).to_contain_text("48 of the 48 outputs")
-    box.get_by_text("Layer", exact=True).click()
+    box.get_by_role("radio", name="Layer").check()
     api.expect(words).to_contain_text("None of the 48 outputs")
 
 
@@ -233,7 +233,7 @@ def test_started_it_fits_and_axe_finds_nothing(visit, site, width, mode):
     box.locator(".nm-cell").nth(9).focus()
     page.wait_for_timeout(300)  # colours fade
     assert page.evaluate(OVERFLOW) <= 0
-    picture = box.locator(".pg-picture").bounding_box()
+    picture = box.locator(".pg-live .pg-picture").bounding_box()
     assert picture["x"] >= 0 and picture["x"] + picture["width"] <= width
     assert violations(page) == []
     assert trouble == []
