@@ -48,6 +48,14 @@
     }
   }
 
+  /* A formula that is wider than a narrow screen scrolls; the keyboard has to reach it for that. */
+  function reachWideFormulas() {
+    for (const formula of document.querySelectorAll("mjx-container[display='true']")) {
+      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
+      else formula.removeAttribute("tabindex");
+    }
+  }
+
   /* Paper is white: the dark pauses while the page is printed. */
   function printInLight() {
     const root = document.documentElement;
@@ -65,6 +73,8 @@
     printInLight();
     followContents();
     nameFolds();
+    reachWideFormulas();
+    window.addEventListener("resize", reachWideFormulas);
   }
   if (document.readyState === "complete") start();
   else window.addEventListener("load", start);
