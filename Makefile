@@ -19,6 +19,8 @@ PYTEST = $(TEST)/bin/python -m pytest -p no:randomly -n logical \
 	--dist loadscope --no-loadscope-reorder \
 	-o faulthandler_timeout=$(HANG) -o faulthandler_exit_on_timeout=true --max-worker-restart 1
 NBVAL := --nbval-lax --nbval-current-env
+# Two workers share two cores with a chapter that runs on two threads: threads that wait in a loop
+# for each other keep everybody from working (OMP_WAIT_POLICY).
 # A line with the time, and what failed; the rest goes into _build/logs.
 STAGE := $(TEST)/bin/python tests/stage.py
 export OMP_NUM_THREADS := 1
@@ -41,7 +43,7 @@ lab: $(LAB)/.done  ## open the chapters in JupyterLab, as copies in lab/ that ar
 test: $(TEST)/.done  ## lint, tests, every notebook on small data, the strict build: 5 minutes
 	@status=0; \
 	$(STAGE) lint $(MAKE) --no-print-directory lint || status=1; \
-	BNUTILS_DATA=digits $(STAGE) tests $(PYTEST) -m "not nightly" --ignore tests/browser \
+	BNUTILS_DATA=digits OMP_WAIT_POLICY=passive $(STAGE) tests $(PYTEST) -m "not nightly" --ignore tests/browser \
 		$(NBVAL) --nbval-cell-timeout=300 tests notebooks || status=1; \
 	exit $$status
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from pybtex.database import BibliographyData, Person, parse_string
 
 TARGET = re.compile(r"^\(([\w-]+)\)=\n+(?=#+ (.+))", re.M)
+LABEL = re.compile(r"^\([\w-]+\)=\n+", re.M)
 EQUATION = re.compile(r"\$\$(.+?)\$\$[ \t]*\(([\w-]+)\)", re.S)
 FENCE = re.compile(
     r"^(`{3,}|:{3,})\{([\w-]+)\}[ \t]*([^\n]*)\n(.*?)^\1[ \t]*$", re.S | re.M
@@ -109,7 +110,7 @@ def figure(cell: dict) -> dict:
 
 def markdown(text: str, name: str, book: Book) -> str:
     """A markdown cell of the chapter ``name`` without MyST's own syntax."""
-    text = TARGET.sub("", text)
+    text = LABEL.sub("", text)
     text = EQUATION.sub(lambda m: equation(m, book), text)
     text = blocks(text, name, book)
     text = ROLE.sub(lambda m: role(m[1], m[2], name, book), text)
