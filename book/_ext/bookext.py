@@ -168,7 +168,8 @@ def finish(app, exception):
     if exception is None and app.builder.format == "html":
         copy_mathjax(Path(app.outdir))
         write_archive(Path(app.outdir))
-        write_downloads(Path(app.outdir))
+        if app.builder.name == "html":  # one page for all, which is printed, has no downloads
+            write_downloads(Path(app.outdir))
 
 
 def setup(app):
