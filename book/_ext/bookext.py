@@ -168,7 +168,9 @@ def finish(app, exception):
     if exception is None and app.builder.format == "html":
         copy_mathjax(Path(app.outdir))
         write_archive(Path(app.outdir))
-        if app.builder.name == "html":  # one page for all, which is printed, has no downloads
+        if (
+            app.builder.name == "html"
+        ):  # one page for all, which is printed, has no downloads
             write_downloads(Path(app.outdir))
 
 
