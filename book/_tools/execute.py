@@ -4,25 +4,29 @@
 
 Each notebook runs in a fresh kernel, from its own folder, with one thread, on the real MNIST.
 A notebook is written only after it ran to the end; on failure it stays as it was, the cell and
-its error are printed, and the exit status is 1.
+its error are printed, and the exit status is 1. Ctrl-C ends the kernels, stores nothing more, and
+the exit status is 130, as a shell has it.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import provenance
+import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from normalise import normalise, text
@@ -39,6 +43,10 @@ KERNEL_ENVIRONMENT = {
 
 class Failure(Exception):
     """A notebook could not be executed; the message names the cell."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C came before a notebook had run to its end."""
 
 
 def chapter(path: Path) -> str:
@@ -90,8 +98,8 @@ def _shrink_figures(nb: dict) -> None:
                 ).decode()
 
 
-def execute(path: Path, timeout: int) -> float:
-    """Run one notebook and store its outputs; seconds it took."""
+def execute(path: Path, timeout: int, stop: threading.Event) -> float:
+    """Run one notebook and store its outputs, unless told to stop; seconds it took."""
     start = time.perf_counter()
     nb = nbformat.read(path, as_version=4)
     client = NotebookClient(
@@ -105,9 +113,13 @@ def execute(path: Path, timeout: int) -> float:
     try:
         client.execute(env=os.environ | KERNEL_ENVIRONMENT)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        if stop.is_set():
+            raise Interrupted from None
         ran = [c for c in nb["cells"] if c.get("execution_count") or c.get("outputs")]
         number = nb["cells"].index(ran[-1]) + 1 if ran else 1
         raise Failure(f"cell {number} failed\n{error}") from None
+    if stop.is_set():
+        raise Interrupted
     _check_outputs(nb)
     _shrink_figures(nb)
     nb["metadata"][provenance.KEY] = record(nb, path)
@@ -150,20 +162,56 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _report(path: Path, timeout: int) -> bool:
+def _report(path: Path, timeout: int, stop: threading.Event) -> bool:
     print(f"{path.name} ...", flush=True)
     try:
-        seconds = execute(path.resolve(), timeout)
+        seconds = execute(path.resolve(), timeout, stop)
     except Failure as failure:
         print(f"{path.name} FAILED, left as it was: {failure}", flush=True)
+        return False
+    except Interrupted:
         return False
     print(f"{path.name} stored, {seconds:.1f} s", flush=True)
     return True
 
 
+def _end(runs: list[Future]) -> None:
+    """End the runs: those that wait, and the kernels of those at work.
+
+    A kernel has a session of its own, so that the terminal's Ctrl-C does not reach it.
+    """
+    for run in runs:
+        run.cancel()
+    while wait(runs, timeout=0.2).not_done:  # a kernel may be about to start
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+
+
+def _run_all(stale: list[Path], options: argparse.Namespace) -> bool:
+    """Run the notebooks; whether all of them were stored."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
+        runs = [pool.submit(_report, p, options.timeout, stop) for p in stale]
+        try:
+            return all([run.result() for run in runs])
+        except KeyboardInterrupt:
+            stop.set()
+            _end(runs)
+            raise
+
+
 def main(arguments: list[str]) -> int:
     """Execute what is stale; 0 when every notebook is fresh afterwards."""
     options = _options(arguments)
+    try:
+        return _main(options)
+    except KeyboardInterrupt:
+        print("Interrupted: what had not run to its end is left as it was.", flush=True)
+        return 130
+
+
+def _main(options: argparse.Namespace) -> int:
     paths = sorted(options.notebooks or provenance.NOTEBOOKS.glob("*.ipynb"))
     stale = [p for p in paths if options.force or not is_fresh(p)]
     print(f"{len(paths)} notebooks, {len(stale)} to execute", flush=True)
@@ -179,9 +227,7 @@ def main(arguments: list[str]) -> int:
                 "folder that holds it, or connect to a network so that it is downloaded."
             )
             return 1
-    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        done = list(pool.map(lambda p: _report(p, options.timeout), stale))
-    return 0 if all(done) else 1
+    return 0 if _run_all(stale, options) else 1
 
 
 if __name__ == "__main__":

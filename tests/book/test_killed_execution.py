@@ -11,6 +11,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytestmark = [
@@ -73,3 +74,41 @@ def test_execution_killed_while_it_writes(tmp_path):
     subprocess.run(execute(path), check=True, capture_output=True)
     assert printed(path) == "42\n"
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_ctrl_c_stores_nothing_and_ends_the_kernel(tmp_path):
+    """The terminal sends it to the whole group; a kernel is in a group of its own."""
+    paths = [tmp_path / "98_at_work.ipynb", tmp_path / "99_waiting.ipynb"]
+    started = tmp_path / "pid"
+    work = (
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(60)"
+    )
+    cells = [{"cell_type": "code", "id": "c0", "metadata": {}, "source": work}]
+    nb = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    cells[0] |= {"outputs": [], "execution_count": None}
+    before = json.dumps(nb)
+    for path in paths:
+        path.write_text(before, "utf8")
+    command = [*execute(paths[0]), str(paths[1])]
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (started.exists() and started.read_text()):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGINT)
+    printed, _ = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert printed.splitlines()[1:] == [
+        "98_at_work.ipynb ...",
+        "Interrupted: what had not run to its end is left as it was.",
+    ]
+    assert [path.read_text("utf8") for path in paths] == [before, before]
+    assert not psutil.pid_exists(int(started.read_text()))
