@@ -43,7 +43,7 @@ above and upload a notebook to Colab. Then upload the archive itself in Colab's 
 run this in a new first cell:
 
 ```text
-!unzip -q batch-norm-notebooks.zip && mv batch-norm-book/bnutils .
+!unzip -qo batch-norm-notebooks.zip "batch-norm-book/bnutils/*" && cp -r batch-norm-book/bnutils .
 ```
 
 (This copy of the book was built without the address of its repository. Where that is known, a

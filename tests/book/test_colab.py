@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
 import zipfile
 
 import colab
@@ -199,6 +201,19 @@ def test_archive_runs_in_an_empty_folder(tmp_path):
     client = NotebookClient(nb, timeout=120, kernel_name="python3", resources=where)
     client.execute(env=environment)
     assert str(folder) in nb["cells"][-1]["outputs"][0]["text"]
+
+
+@pytest.mark.skipif(not shutil.which("unzip"), reason="Colab has unzip")
+def test_colabs_first_cell_may_be_run_again(tmp_path):
+    """A cell cannot be asked whether to overwrite: it would wait for ever."""
+    colab.archive(BOOK, tmp_path / "batch-norm-notebooks.zip")
+    text = (ROOT / "book" / "_ext" / "bookext.py").read_text("utf8")
+    (command,) = re.findall(r"^!(unzip .+)$", text, re.M)
+    for _ in range(2):
+        run = {"shell": True, "cwd": tmp_path, "stdin": subprocess.DEVNULL}
+        subprocess.run(command, check=True, timeout=60, **run)
+        assert (tmp_path / "bnutils" / "norm.py").exists()
+        assert not (tmp_path / "bnutils" / "bnutils").exists()
 
 
 def test_command_writes_all_notebooks(tmp_path):
