@@ -12,7 +12,8 @@ that installs `bnutils`, for example from
 
 and leaves the packages that are there as they are. The folder of --out must be new or empty.
 That of --lab is the reader's own: what is there already stays as it is. With --zip the copies
-and the package go into one archive that needs no installation at all.
+and the package go into one archive that needs no installation at all. Where BOOK_ADDRESS says
+where the web edition stands, the copies lead to it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ cell of the chapter again. Hints and solutions fold.
 
 Text and figures: CC BY 4.0. Code: MIT.
 """
+READ = "> To read, [the page of this chapter]({}) is better; this copy is for running."
 README = """The notebooks of "Batch Normalization from First Principles", with their code.
 
 Unpack, and in this folder:
@@ -70,7 +72,10 @@ def edition(
     note: str = "",
 ) -> dict:
     """One chapter as a notebook of its own; a note stands above it."""
-    cells = [_markdown(note, "note")] if note else []
+    page = book.page(name)
+    cells = [_markdown(READ.format(page), "read")] if page else []
+    if note:
+        cells.append(_markdown(note, "note"))
     if install:
         cells.append(_code(INSTALL.format(install), "install", []))
     asked = solution = False  # to predict what comes next; inside a solution
@@ -159,7 +164,10 @@ def editions(
 
 def load() -> plain.Book:
     """All chapters of this repository."""
-    return plain.load(NOTEBOOKS, ROOT / "book" / "references.bib")
+    address = os.environ.get("BOOK_ADDRESS", "").strip()
+    if address:
+        address = f"{address.rstrip('/')}/"
+    return plain.load(NOTEBOOKS, ROOT / "book" / "references.bib", address)
 
 
 def dated() -> tuple[int, ...]:

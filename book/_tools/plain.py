@@ -21,6 +21,9 @@ FENCE = re.compile(
     r"^(`{3,}|:{3,})\{([\w-]+)\}[ \t]*([^\n]*)\n(.*?)^\1[ \t]*$", re.S | re.M
 )
 HEADING = re.compile(r"^# (.+)$", re.M)
+EXERCISES = re.compile(r"^## Exercises$", re.M)
+FRESH_KERNEL = """> In a fresh kernel, run the first code cell of this notebook first:
+> it imports what the exercises use. A solution may also use what the chapter defines above."""
 SOLUTION = re.compile(r"^(```\{solution-(?:start|end)\}.*?^```)[ \t]*$", re.S | re.M)
 ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
 TITLED = re.compile(r"(.+?)\s*<([\w-]+)>", re.S)
@@ -40,10 +43,13 @@ class Book:
         For each notebook's name, like "03_backward", its cells' sources and metadata.
     bibliography : str
         The text of references.bib.
+    address : str
+        Where the web edition stands, with a slash at the end, or "".
     """
 
     chapters: dict[str, list[dict]]
     bibliography: str
+    address: str = ""
     titles: dict[str, tuple[str, str]] = field(default_factory=dict)  # name, title
     numbers: dict[str, tuple[str, str]] = field(default_factory=dict)  # name, number
 
@@ -70,6 +76,10 @@ class Book:
     def works(self) -> BibliographyData:
         """The works cited."""
         return parse_string(self.bibliography, "bibtex")
+
+    def page(self, name: str) -> str:
+        """The address of a chapter's page in the web edition, or ""."""
+        return self.address and f"{self.address}notebooks/{name}.html"
 
     def cite(self, key: str) -> str:
         """Authors and year, linked to the work's page where it has one."""
@@ -114,6 +124,7 @@ def markdown(text: str, name: str, book: Book) -> str:
     text = EQUATION.sub(lambda m: equation(m, book), text)
     text = blocks(text, name, book)
     text = ROLE.sub(lambda m: role(m[1], m[2], name, book), text)
+    text = EXERCISES.sub(lambda m: f"{m[0]}\n\n{FRESH_KERNEL}", text)
     return text.strip()
 
 
@@ -169,7 +180,10 @@ def directive(kind: str, title: str, body: str, name: str, book: Book) -> str:
     if kind == "predict":
         return prediction(options, body)
     if kind == "playground":
-        return quoted("*The web edition of the book has an interactive figure here.*")
+        where, page = "The web edition of the book", book.page(name)
+        if page:
+            where = f"[{where}]({page})"
+        return quoted(f"*{where} has an interactive figure here.*")
     raise UnknownSyntax(f"{name}: no translation for the directive {{{kind}}}")
 
 
@@ -245,7 +259,7 @@ def caption(cell: dict, name: str, book: Book) -> str:
     return f"*Figure {number}: {markdown(data['caption'], name, book)}*"
 
 
-def load(folder: Path, bibliography: Path) -> Book:
+def load(folder: Path, bibliography: Path, address: str = "") -> Book:
     """Read all chapters of a folder and the works they cite."""
     chapters = {}
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
@@ -253,4 +267,4 @@ def load(folder: Path, bibliography: Path) -> Book:
         for cell in cells:
             cell["source"] = "".join(cell["source"])
         chapters[path.stem] = cells
-    return Book(chapters, bibliography.read_text("utf8"))
+    return Book(chapters, bibliography.read_text("utf8"), address)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
 import os
 import re
@@ -91,6 +93,47 @@ def test_solutions_fold_in_words_as_in_code():
 
 def cells_text(cell: dict) -> str:
     return "".join(cell["source"]) if cell["cell_type"] == "markdown" else ""
+
+
+def names(source: str) -> tuple[set[str], set[str]]:
+    """The names that a cell defines, and those that it uses."""
+    defined, used = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.alias):
+            defined.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.arg):
+            defined.add(node.arg)
+        elif isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+    return defined, used
+
+
+@each
+def test_an_exercise_needs_the_first_cell_alone_and_says_so(name):
+    first, *others = cells(name, "code")
+    given = names(first["source"])[0] | set(dir(builtins))
+    tagged = {
+        c["id"]
+        for c in BOOK.chapters[name]
+        if "exercise" in c["metadata"].get("tags", [])
+    }
+    for cell in (c for c in others if c["id"] in tagged):
+        defined, used = names(cell["source"])
+        assert used <= given | defined, cell["source"]
+    text = "\n".join(c["source"] for c in cells(name, "markdown"))
+    assert text.count(plain.FRESH_KERNEL) == (1 if tagged else 0)
+
+
+def test_copies_lead_to_the_web_edition_where_its_address_is_known(monkeypatch):
+    monkeypatch.setenv("BOOK_ADDRESS", "https://example.org/bn")
+    page = "https://example.org/bn/notebooks/02_forward.html"
+    chapter = colab.edition("02_forward", colab.load())["cells"]
+    assert page in cells_text(chapter[0])
+    figures = [c for c in chapter if "interactive figure" in cells_text(c)]
+    assert len(figures) == 2
+    assert all(page in cells_text(c) for c in figures)
 
 
 def test_the_contents_lead_to_every_chapter():
