@@ -98,6 +98,11 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
+def _missing(*names: str) -> str:
+    """Those of the packages that are not installed, as pip takes them."""
+    return " ".join(name for name in names if importlib.util.find_spec(name) is None)
+
+
 def _device() -> str:
     """The device of the networks, and what the processor's sums depend on."""
     import torch
@@ -128,10 +133,8 @@ def _data() -> tuple[str, str]:
 def _onnx() -> str:
     import torch
 
-    names = ("onnx", "onnxscript", "onnxruntime")
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"without its export: pip install {' '.join(missing)}"
+    if missing := _missing("onnx", "onnxscript", "onnxruntime"):
+        return f"without its export: pip install {missing}"
     if "dynamic_shapes" not in (torch.onnx.export.__kwdefaults__ or {}):
         return "without its export: this PyTorch is too old for it"
     return "complete"
@@ -158,10 +161,8 @@ def _kernel() -> str:
 
 
 def _jupyter() -> str:
-    names = ("jupyterlab", "ipywidgets")
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"incomplete: pip install {' '.join(missing)}"
+    if missing := _missing("jupyterlab", "ipywidgets"):
+        return f"incomplete: pip install {missing}"
     return f"complete, {metadata.version('jupyterlab')}"
 
 

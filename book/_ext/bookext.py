@@ -7,7 +7,6 @@ where the repository's address is known.
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ STATIC = ROOT / "book" / "_static"
 sys.path.append(str(ROOT / "book" / "_tools"))
 import colab as edition  # noqa: E402
 import formulas  # noqa: E402
+import normalise  # noqa: E402
 
 ARCHIVE = "batch-norm-notebooks.zip"
 LINK = (
@@ -142,17 +142,10 @@ def copy_mathjax(outdir: Path):
         shutil.copy2(source / "tex-chtml-full.js", target)
 
 
-def write_archive(outdir: Path):
-    """Write the zip of all notebooks and the package that the set-up page offers."""
-    edition.archive(edition.load(), outdir / "_static" / ARCHIVE)
-
-
-def write_downloads(outdir: Path):
+def write_downloads(outdir: Path, book: edition.plain.Book):
     """Let the download button of a chapter give the copy for running, not the source."""
-    book = edition.load()
     for name in book.chapters:
-        notebook = edition.edition(name, book, note=NOTE)
-        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        text = normalise.text(edition.edition(name, book, note=NOTE))
         (outdir / "_sources" / "notebooks" / f"{name}.ipynb").write_text(text, "utf8")
 
 
@@ -167,11 +160,10 @@ def finish(app, exception):
     """Complete the HTML after Sphinx has written it."""
     if exception is None and app.builder.format == "html":
         copy_mathjax(Path(app.outdir))
-        write_archive(Path(app.outdir))
-        if (
-            app.builder.name == "html"
-        ):  # one page for all, which is printed, has no downloads
-            write_downloads(Path(app.outdir))
+        book = edition.load()
+        edition.archive(book, Path(app.outdir) / "_static" / ARCHIVE)
+        if app.builder.name == "html":  # the single page, which is printed, has none
+            write_downloads(Path(app.outdir), book)
 
 
 def setup(app):

@@ -19,7 +19,6 @@ where the web edition stands, the copies lead to it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -28,6 +27,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import normalise
 import plain
 from provenance import NOTEBOOKS, ROOT, package_files
 
@@ -90,8 +90,8 @@ def edition(
             continue
         hidden = asked and not keep_outputs
         cells.append(_converted(cell | {"outputs": []} if hidden else cell))
-        if note := plain.caption(cell, name, book):
-            cells.append(_markdown(note, f"{cell['id']}-caption"))
+        if words := plain.caption(cell, name, book):
+            cells.append(_markdown(words, f"{cell['id']}-caption"))
     return _notebook(cells, name)
 
 
@@ -156,10 +156,7 @@ def editions(
     notebooks = {CONTENTS: contents(book)}
     for name in book.chapters:
         notebooks[name] = edition(name, book, install, keep_outputs)
-    return {
-        f"{name}.ipynb": json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        for name, notebook in notebooks.items()
-    }
+    return {f"{name}.ipynb": normalise.text(nb) for name, nb in notebooks.items()}
 
 
 def load() -> plain.Book:

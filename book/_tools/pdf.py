@@ -18,9 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import browsers
 from provenance import ROOT
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 STYLE = Path(__file__).with_name("pdf.css")
 MINUTES = 3
 OPEN = """async () => {
@@ -62,9 +62,7 @@ def render(page: Path, target: Path, address: str = "") -> None:
     """Print a page into a file; interactive parts link to the HTML book at an address."""
     from playwright.sync_api import sync_playwright
 
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise SystemExit(f"no browser: install one of {', '.join(BROWSERS)}")
+    browser = browsers.needed()
     with sync_playwright() as play:
         flags = ["--no-sandbox", "--disable-gpu"]
         tab = play.chromium.launch(executable_path=browser, args=flags).new_page(

@@ -11,16 +11,15 @@ are not seen. The fingerprint of the scripts is in the file, so that a test can 
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
+import browsers  # noqa: E402
 import playground  # noqa: E402
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH = 640
 MOST = 25 * 1024  # bytes
 NUMBER = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
@@ -90,20 +89,14 @@ def drawn(browser, name: str) -> str:
 
 def with_still() -> list[str]:
     """The figures that draw into a picture, and so have a still."""
-    found = []
-    for name in playground.names():
-        if "pg-picture" in script(name):
-            found.append(name)
-    return found
+    return [name for name in playground.names() if "pg-picture" in script(name)]
 
 
 def main(given: list[str]) -> int:
     """Draw the stills of the figures named, or of all."""
     from playwright.sync_api import sync_playwright
 
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        raise SystemExit(f"no browser: install one of {', '.join(BROWSERS)}")
+    program = browsers.needed()
     with sync_playwright() as play:
         flags = ["--no-sandbox", "--disable-gpu"]
         browser = play.chromium.launch(executable_path=program, args=flags)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from urllib.parse import urljoin
 
 import pytest
+from browsers import NAMES, installed
 from built import READY, served
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+from playground import SCRIPTS as PLAYGROUND
 
 
 @pytest.fixture(scope="session")
@@ -21,13 +20,23 @@ def site():
 def browser():
     """One browser for a worker. Where Playwright is not installed, what needs it is skipped."""
     api = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert found, f"no browser: install one of {', '.join(BROWSERS)}"
+    found = installed()
+    assert found, f"no browser: install one of {', '.join(NAMES)}"
     with api.sync_playwright() as p:
         flags = ["--no-sandbox", "--disable-gpu"]
         browser = p.chromium.launch(executable_path=found, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def js(browser, request):
+    """Evaluate a JavaScript function of one argument next to a module's SCRIPTS, without a page."""
+    page = browser.new_page()
+    for name in request.module.SCRIPTS:
+        page.add_script_tag(path=PLAYGROUND / f"{name}.js")
+    yield page.evaluate
+    page.close()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-STATIC = "book/_static/playground"
+SCRIPTS = ("math", "deep-model")  # what `js` runs beside
 CLOSE = {"rtol": 1e-6, "atol": 0}
 EPS = 1e-5
 NETWORK = """(seed) => {
@@ -16,16 +16,6 @@ NETWORK = """(seed) => {
 }"""
 RUN = "(state) => bnPlay.models.deep.numbers({ ...bnPlay.models.deep.initial(), ...state })"
 EVERY = list(range(1, 25))
-
-
-@pytest.fixture(scope="module")
-def js(browser, request):
-    """Evaluate a JavaScript function of one argument next to the model."""
-    page = browser.new_page()
-    for name in ("math", "deep-model"):
-        page.add_script_tag(path=request.config.rootpath / STATIC / f"{name}.js")
-    yield page.evaluate
-    page.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 from bnutils import norm
 
-STATIC = "book/_static/playground"
+SCRIPTS = ("math", "graph-model")  # what `js` runs beside
 CLOSE = {"rtol": 1e-6, "atol": 1e-9}
 TARGETS = torch.tensor([-2, 0, 0, 1, 1], dtype=torch.float64)  # of chapter 3
 EPS = 1e-5
@@ -21,16 +21,6 @@ RUN = """([given, arrives, road, step]) => {
   return { ...model.numbers(state), words: model.words(state), state };
 }"""
 END = 999
-
-
-@pytest.fixture
-def js(browser, request):
-    """Evaluate a JavaScript function of one argument next to the model."""
-    page = browser.new_page()
-    for name in ("math", "graph-model"):
-        page.add_script_tag(path=request.config.rootpath / STATIC / f"{name}.js")
-    yield page.evaluate
-    page.close()
 
 
 @pytest.fixture(params=["chapter", "random", "constant"])

@@ -42,6 +42,21 @@ def opened(visit, site):
     assert not any(troubles)
 
 
+@pytest.fixture
+def on_phone(browser, site):
+    """Open a figure on a screen that is touched."""
+    size = {"width": 390, "height": 800}
+    context = browser.new_context(viewport=size, has_touch=True, is_mobile=True)
+
+    def open_figure(name):
+        page = context.new_page()
+        page.goto(site + PAGES[name])
+        return figure(page, name)
+
+    yield open_figure
+    context.close()
+
+
 def drawn(page):
     """Wait for the frame in which what was done is drawn, and for the one after it."""
     page.evaluate(
@@ -288,16 +303,11 @@ def test_with_reduced_motion_nothing_travels(browser, site):
     context.close()
 
 
-def test_a_tap_chooses_a_row(browser, site):
-    size = {"width": 390, "height": 800}
-    context = browser.new_context(viewport=size, has_touch=True, is_mobile=True)
-    page = context.new_page()
-    page.goto(site + PAGES["graph"])
-    box = figure(page, "graph")
+def test_a_tap_chooses_a_row(on_phone):
+    box = on_phone("graph")
     box.locator('[data-of="value x 4"]').locator("xpath=preceding-sibling::*[1]").tap()
     api.expect(box.get_by_label("Row", exact=True)).to_have_value("4")
     api.expect(box.get_by_role("slider", name="x of this row")).to_have_value("7")
-    context.close()
 
 
 def test_the_list_holds_every_step(opened):
@@ -439,15 +449,10 @@ def test_norm_everywhere_makes_the_gain_go_away(opened):
     assert ends[0] == ends[1]
 
 
-def test_a_tap_on_a_number_puts_norm_there(browser, site):
-    size = {"width": 390, "height": 800}
-    context = browser.new_context(viewport=size, has_touch=True, is_mobile=True)
-    page = context.new_page()
-    page.goto(site + PAGES["deep"])
-    box = figure(page, "deep")
+def test_a_tap_on_a_number_puts_norm_there(on_phone):
+    box = on_phone("deep")
     box.get_by_role("button", name="Layer 12", exact=True).tap()
     api.expect(box.locator(".pg-words")).to_contain_text("BN in layer 12", **SETTLED)
-    context.close()
 
 
 def test_no_frame_waits_for_the_arithmetic(opened):

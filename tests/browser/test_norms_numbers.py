@@ -10,20 +10,10 @@ from torch import nn
 
 from bnutils import norm, relatives
 
-STATIC = "book/_static/playground"
+SCRIPTS = ("math", "norms-model")  # what `js` runs beside
 CLOSE = {"rtol": 1e-6, "atol": 1e-9}
 KINDS = ("batch", "layer", "group", "instance")
 DIGITS = {"3": 3, "1": 1, "0": 0, "4": 4, "7": 7}  # their places in load_digits()
-
-
-@pytest.fixture(scope="module")
-def js(browser, request):
-    """Evaluate a JavaScript function of one argument next to the model, without its view."""
-    page = browser.new_page()
-    for name in ("math", "norms-model"):
-        page.add_script_tag(path=request.config.rootpath / STATIC / f"{name}.js")
-    yield page.evaluate
-    page.close()
 
 
 def numbers(js, **state):

@@ -9,18 +9,8 @@ from torch import nn
 
 from bnutils import norm
 
-STATIC = "book/_static/playground"
+SCRIPTS = ("math", "mlp")  # what `js` runs beside
 CLOSE = {"rtol": 1e-6, "atol": 1e-9}
-
-
-@pytest.fixture
-def js(browser, request):
-    """Evaluate a JavaScript function of one argument next to the playground's arithmetic."""
-    page = browser.new_page()
-    for name in ("math", "mlp"):
-        page.add_script_tag(path=request.config.rootpath / STATIC / f"{name}.js")
-    yield page.evaluate
-    page.close()
 
 
 @pytest.fixture

@@ -29,6 +29,14 @@ from torch.nn import functional as F
 # ------------------------------------------------------------------ other weights
 
 
+def _pull(mean: nn.Module, tensors: dict, rate: float) -> None:
+    """Move those of an average's tensors that are named a share of the way."""
+    with torch.no_grad():
+        for name, value in mean.state_dict().items():
+            if name in tensors and value.is_floating_point():
+                value.lerp_(tensors[name], rate)
+
+
 def _followed(every: bool, rate: float, warm_up: int, passes: int):
     """A network, and an average of it: of all its tensors, or of its parameters."""
     model, batches = mlp(), pairs(*blobs())
@@ -37,10 +45,7 @@ def _followed(every: bool, rate: float, warm_up: int, passes: int):
 
     def follow():
         state = model.state_dict() if every else dict(model.named_parameters())
-        with torch.no_grad():
-            for name, value in mean.state_dict().items():
-                if name in state and value.is_floating_point():
-                    value.lerp_(state[name], rate)
+        _pull(mean, state, rate)
 
     train(model, batches, optimizer, passes, after=follow)
     return mean.eval(), batches, None
@@ -60,16 +65,13 @@ def an_average_of_everything_too_slow():
 def an_average_of_everything_that_caught_up():
     model, batches, optimizer = settled()
     mean = copy.deepcopy(model)
-
-    def follow():
-        with torch.no_grad():
-            for value, new in zip(
-                mean.state_dict().values(), model.state_dict().values(), strict=True
-            ):
-                if value.is_floating_point():
-                    value.lerp_(new, 0.1)
-
-    train(model, batches, optimizer, 8, after=follow)
+    train(
+        model,
+        batches,
+        optimizer,
+        8,
+        after=lambda: _pull(mean, model.state_dict(), 0.1),
+    )
     return mean.eval(), batches, None
 
 
