@@ -5,9 +5,9 @@ import, directly or through other modules, with the C++ of those modules. ``exec
 into the notebook's metadata next to the versions that produced the outputs; a test fails when it
 no longer fits.
 
-It is taken of what the code *does*: of its syntax tree, without comments, docstrings, formatting
-and the order of neighbouring imports. To explain code better therefore costs no execution, which
-for all chapters takes most of an hour. Where a cell prints a piece of source text, comments and
+It is taken of what the code *does*: of its syntax tree, without comments, docstrings, annotations,
+formatting and the order of neighbouring imports. To explain code better therefore costs no
+execution, which for all chapters takes most of an hour. Where a cell prints a piece of source text, comments and
 all, the fingerprint does not see a new comment: such cells carry ``nbval-check-output``, so that
 every test run compares what they print.
 """
@@ -53,7 +53,7 @@ def imports(source: str, package: str = "") -> set[str]:
     ``package`` is the package the code belongs to, for its relative imports.
     """
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_without_types(ast.parse(source))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -128,7 +128,7 @@ def python_meaning(source: str, *, documented: bool = False) -> str:
         Whether the first string is a docstring, as in a module. In a cell it is not: a string
         in the last line of a cell is shown.
     """
-    tree = ast.parse(source)
+    tree = _without_types(ast.parse(source))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             _drop_docstring(node)
@@ -140,6 +140,65 @@ def python_meaning(source: str, *, documented: bool = False) -> str:
     if documented:
         _drop_docstring(tree)
     return _dump(tree)
+
+
+class _Untyped(ast.NodeTransformer):
+    """Takes out what only a type checker reads.
+
+    What is said of a field of a class stays a field, since dataclasses ask which there are.
+    """
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        node.returns = None
+        self.generic_visit(node)
+        node.body = node.body or [ast.Pass()]
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign) and not _is_special(field.annotation):
+                field.annotation = None
+        fields = [one for one in node.body if isinstance(one, ast.AnnAssign)]
+        self._kept.update(map(id, fields))
+        self.generic_visit(node)
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt | None:
+        if id(node) in self._kept:
+            return node
+        return node.value and ast.Assign([node.target], node.value)
+
+    def visit_If(self, node: ast.If) -> ast.stmt | None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return None
+        return self.generic_visit(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt | None:
+        if node.module == "__future__":
+            node.names = [one for one in node.names if one.name != "annotations"]
+        if node.module == "typing":
+            node.names = [one for one in node.names if one.name != "TYPE_CHECKING"]
+        return node if node.names else None
+
+    def __init__(self) -> None:
+        self._kept: set[int] = set()
+
+
+def _without_types(tree: ast.Module) -> ast.Module:
+    return _Untyped().visit(tree)
+
+
+def _is_special(annotation: ast.expr) -> bool:
+    """Whether a dataclass treats a field otherwise for its annotation."""
+    return any(
+        name in ast.dump(annotation) for name in ("ClassVar", "InitVar", "KW_ONLY")
+    )
 
 
 def _drop_docstring(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> None:

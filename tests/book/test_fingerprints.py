@@ -97,18 +97,60 @@ def test_which_names_are_imported_counts(one, other):
     assert of_cell(one) != of_cell(other)
 
 
+@pytest.mark.parametrize(
+    ("typed", "bare"),
+    [
+        (
+            "def f(x: int, *rest: str) -> str:\n    return x",
+            "def f(x, *rest):\n    return x",
+        ),
+        ("async def f() -> int:\n    x: int = 1", "async def f():\n    x = 1"),
+        ("def f():\n    x: int", "def f():\n    pass"),
+        ("x: list[int] = []", "x = []"),
+        ("from __future__ import annotations\nimport a", "import a"),
+        (
+            "from typing import TYPE_CHECKING, Any\nif TYPE_CHECKING:\n    import a",
+            "from typing import Any",
+        ),
+        ("class A:\n    x: int = 1", "class A:\n    x: str = 1"),
+    ],
+)
+def test_what_only_a_type_checker_reads_does_not_count(typed, bare):
+    assert of_cell(typed) == of_cell(bare)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("class A:\n    x: int = 1", "class A:\n    x = 1"),  # no field of a dataclass
+        ("class A:\n    x: int", "class A:\n    pass"),
+        ("class A:\n    x: ClassVar[int] = 1", "class A:\n    x: int = 1"),
+        ("if TYPE_CHECKING or f():\n    import a", "pass"),
+    ],
+)
+def test_annotations_that_python_reads_count(one, other):
+    assert of_cell(one) != of_cell(other)
+
+
+def test_a_module_imported_for_its_types_alone_is_not_used(package):
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .alone import x\n"
+    (package / "second.py").write_text(text)
+    nb = notebook("from bnutils import first")
+    assert "bnutils.alone" not in provenance.modules(nb, "99")
+
+
 def test_the_fingerprint_is_the_same_for_every_python():
     """The value is Python 3.10's; later ones have more fields and end f-strings differently."""
     code = "def f(x: int, *, w=2) -> str:\n    return f'{x:>{w}}' + u'a' + str(None)\n"
     assert provenance.python_meaning(code) == (
-        "Module(body=[FunctionDef(name='f', args=arguments(args=[arg(arg='x', "
-        "annotation=Name(id='int', ctx=Load()))], kwonlyargs=[arg(arg='w')], "
+        "Module(body=[FunctionDef(name='f', args=arguments(args=[arg(arg='x')], "
+        "kwonlyargs=[arg(arg='w')], "
         "kw_defaults=[Constant(value=2)]), body=[Return(value=BinOp(left=BinOp("
         "left=JoinedStr(values=[FormattedValue(value=Name(id='x', ctx=Load()), "
         "conversion=-1, format_spec=JoinedStr(values=[Constant(value='>'), "
         "FormattedValue(value=Name(id='w', ctx=Load()), conversion=-1)]))]), op=Add(), "
         "right=Constant(value='a')), op=Add(), right=Call(func=Name(id='str', "
-        "ctx=Load()), args=[Constant()])))], returns=Name(id='str', ctx=Load()))])"
+        "ctx=Load()), args=[Constant()])))])])"
     )
 
 
