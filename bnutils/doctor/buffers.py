@@ -74,11 +74,13 @@ def stale_statistics(case, path, norm):
 
 
 def _severity(case) -> str | None:
-    """A note, where no output of the model shows the difference."""
+    """Less than an error, where the answers of the model do not show the difference."""
     found = case.comparison
-    if found is None or found.distance["evaluation"] > 0.05:
+    if found is None or found.labels.get("evaluation", 0) > 0.01:
         return None
-    return None if found.labels.get("evaluation", 0) > 0.01 else "note"
+    if found.distance["evaluation"] <= 0.05:
+        return "note"
+    return "warning" if found.accuracy else None  # the same labels, by other scores
 
 
 def _evidence(

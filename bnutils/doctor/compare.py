@@ -43,6 +43,8 @@ class Comparison:
     carriers : list of (str, float)
         Batch norms by how far evaluation moves if only their statistics are the stored
         ones; the first carries most.
+    fresh : bool
+        Whether nothing says that the model was trained: then the modes have to differ.
     """
 
     images: int = 0
@@ -51,6 +53,7 @@ class Comparison:
     accuracy: dict[str, float] = field(default_factory=dict)
     company: float | None = None
     carriers: list[tuple[str, float]] = field(default_factory=list)
+    fresh: bool = False
 
     def excess(self) -> tuple[float, float]:
         """By how much more evaluation differs than noise, and how much of it would stay.
@@ -81,6 +84,8 @@ class Comparison:
         else:
             found, what = self.distance, "(root mean square) of the outputs"
         text = f"evaluation changes {found['evaluation']:.1%} {what}"
+        if self.fresh:  # a number alone would alarm, and there is nothing to mend
+            return f"{text}, as it must before training: no statistics are learned yet"
         text += f", recalibrated {found['recalibrated']:.1%}"
         if "other batches" in found:
             text += f", other batches {found['other batches']:.1%}"
@@ -97,7 +102,7 @@ def compare(case) -> Comparison:
     twin = _in_evaluation(case.model)
     with torch.no_grad():
         evaluation = [output_of(twin, batch, call) for batch in items]
-        found = Comparison(sum(map(len, training)))
+        found = Comparison(sum(map(len, training)), fresh=case.fresh)
         linked = _linked(twin, items[0], evaluation[0], call)
         if not linked:
             found.company = _company(twin, items, evaluation, call)
