@@ -15,7 +15,9 @@ from urllib.request import urlopen
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 60_000  # a minute, in Playwright's unit, for JupyterLab to start on a busy machine
+SECONDS = (
+    60_000  # a minute, in Playwright's unit, for JupyterLab to start on a busy machine
+)
 # All cells stand in the page, those out of sight too, so that their text can be read.
 SETTINGS = Path("@jupyterlab/notebook-extension/tracker.jupyterlab-settings")
 NOTEBOOK = "window.jupyterapp.shell.currentWidget"
