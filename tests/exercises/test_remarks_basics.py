@@ -12,6 +12,7 @@ from solutions import changed, ids, verdict_words
 from torch import nn
 
 from bnutils import norm
+from bnutils.arrays import batch_norm_forward
 from bnutils.exercises import ch05
 from bnutils.norm import BatchNorm1d, batch_norm_backward
 
@@ -116,6 +117,18 @@ def last(axes, ddof=0, outside=False, fixed=None, affine=True):
     return answer
 
 
+def by_reshape(there, back):
+    """Channels last through the layer for (N, C, L), with reshape or swapaxes."""
+
+    def answer(x, weight, bias, eps):
+        n, length, channels = x.shape
+        z = x.reshape(n, channels, length) if there else x.swapaxes(1, 2)
+        y = batch_norm_forward(z, weight, bias, eps)
+        return y.reshape(x.shape) if back else y.swapaxes(1, 2)
+
+    return answer
+
+
 def welford(x):
     """One pass, one example at a time, from the first one on."""
     mean, squares = 0 * x[0], 0 * x[0]
@@ -150,6 +163,9 @@ ROWS["02.1"] = [
     (lambda s: (s[1], 99), "which axis"),
     (lambda s: (s[0], s[1]), "positions"),
     (lambda s: (1, s[1]), "is wrong"),
+    (lambda s: int(np.prod(s)) // s[1], "return two numbers"),
+    (lambda s: (s[0], s[1], 1), "return two numbers"),
+    (lambda s: np.array([int(np.prod(s)) // s[1], s[1]]), "right"),
 ]
 
 ROWS["02.2"] = [
@@ -163,11 +179,19 @@ ROWS["02.2"] = [
     (last((0, 1), affine=False), "weight and bias are missing"),
     (lambda x, weight, bias, eps: x[0], "has shape"),
     (lambda x, weight, bias, eps: x, "largest error"),
+    (by_reshape(True, True), "reshape does not move an axis"),
+    (by_reshape(True, False), "reshape does not move an axis"),
+    (by_reshape(False, True), "reshape does not move an axis"),
+    (by_reshape(False, False), "right"),
 ]
 
 ROWS["02.3"] = [
     (lambda x: (x**2).mean(0) - x.mean(0) ** 2, "numbers you square small?"),
-    (lambda x: x.var(0), "largest error"),
+    (lambda x: x.var(0), "x itself is averaged"),
+    (lambda x: ((x - np.mean(x, 0)) ** 2).mean(0), "x itself is averaged"),
+    (lambda x: (x**2).sum(0) / 256 - (x.sum(0) / 256) ** 2, "you square small?"),
+    (lambda x: (x - x[0, 0]).var(0), "each channel needs its own number"),
+    (lambda x: (x - np.median(x)).var(0), "each channel needs its own number"),
     (lambda x: (x - x.mean(0)).var(0), "averaged"),
     (lambda x: (x - np.sum(x, 0) / np.float32(256)).var(0), "averaged"),
     (lambda x: ((x - sum(x) / 256) ** 2).mean(0), "largest error"),
@@ -297,6 +321,30 @@ ROWS["03.2"] = [
         in_eval(lambda d, x, w, m, v, e: w / np.sqrt(v + e) * (d - d.mean(0))),
         "no road leads",
     ),
+    (
+        in_eval(
+            lambda d, x, w, m, v, e: (
+                w
+                / np.sqrt(v + e)
+                * (d - d.mean(0) - (x - m) * (d * (x - m)).mean(0) / (v + e))
+            )
+        ),
+        "in training only",
+    ),
+    (
+        in_eval(lambda d, x, w, m, v, e: w / np.sqrt(v) * d),
+        "dx: the argument eps is not used",
+    ),
+    (
+        in_eval(lambda d, x, w, m, v, e: w / np.sqrt(v + 1e-5) * d),
+        "dx: another eps",
+    ),
+    (
+        in_eval(
+            dweight=lambda d, x, w, m, v, e: (d * (x - m) / np.sqrt(v)).sum(0),
+        ),
+        "dweight: the argument eps is not used",
+    ),
     (in_eval(lambda d, x, w, m, v, e: d * 7), "dx: the largest error"),
     (in_eval(dweight=lambda d, x, *_: (d * x).sum(0)), "dweight uses x"),
     (
@@ -331,6 +379,17 @@ ROWS["03.3"] = [
     (scaled(lambda d, x_hat, along, s: (d + x_hat * along) / s), "the sign"),
     (scaled(lambda d, x_hat, along, s: (d - x_hat * s * along) / s), "a factor s"),
     (scaled(lambda d, x_hat, along, s: (d - 2 * x_hat * along) / s), "a factor 2"),
+    (
+        lambda d, x, eps: scaled(lambda d, h, along, s: (d - h * along) / s)(d, x, 0),
+        "the argument eps is not used",
+    ),
+    (
+        lambda d, x, eps: scaled(lambda d, h, along, s: (d - h * along) / s)(
+            d, x, 1e-5
+        ),
+        "another eps",
+    ),
+    (scaled(lambda d, x_hat, along, s: (d - x_hat * along) / s), "right"),
     (scaled(lambda d, x_hat, along, s: d.sum(0)), "dx has shape (4,)"),
     (scaled(lambda d, x_hat, along, s: 3 * d), "dx: the largest error"),
 ]
