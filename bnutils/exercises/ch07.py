@@ -60,7 +60,7 @@ def smallest_batch(answer):
             (layers / 2, "the first layer is right on new data"),
             (layers - 1, "that is the loss of variance, not of the std"),
         ):
-            if m == math.ceil(1 / (1 - (1 - loss) ** (1 / power))):
+            if power and m == math.ceil(1 / (1 - (1 - loss) ** (1 / power))):
                 return f"{at}: {remark}"
         if lost <= loss:
             return f"{at} the std loses {lost:.2g}: fewer values are enough"
