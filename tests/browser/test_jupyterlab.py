@@ -128,10 +128,11 @@ def open_notebook(lab, browser):
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(SECONDS)
-        page.goto(f"{lab}/tree/{name}.ipynb")
+        page.goto(f"{lab}/tree/{name}.ipynb?reset")  # nothing of the notebook before
         page.wait_for_function(
-            f"() => window.jupyterapp && {NOTEBOOK}?.sessionContext?.session?.kernel"
-            f"?.status === 'idle'"
+            f"""(name) => window.jupyterapp && {NOTEBOOK}?.context?.path === name
+              && {NOTEBOOK}.sessionContext?.session?.kernel?.status === 'idle'""",
+            arg=f"{name}.ipynb",
         )
         return Notebook(page)
 
