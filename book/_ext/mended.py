@@ -52,7 +52,9 @@ def describe_folds(doctree):
         lines = len(code.astext().strip().splitlines())
         cell = fold.parent  # None where the fold is the whole cell
         drawn = any((fold if cell is None else cell).findall(nodes.figure))
-        fold["what"] = f"{lines} lines" + (" that draw the figure" if drawn else "")
+        count = f"{lines} line" + ("s" if lines != 1 else "")
+        draw = " that draws the figure" if lines == 1 else " that draw the figure"
+        fold["what"] = count + (draw if drawn else "")
 
 
 def visit_fold(self, node):
