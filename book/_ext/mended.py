@@ -52,9 +52,8 @@ def describe_folds(doctree):
         lines = len(code.astext().strip().splitlines())
         cell = fold.parent  # None where the fold is the whole cell
         drawn = any((fold if cell is None else cell).findall(nodes.figure))
-        count = f"{lines} line" + ("s" if lines != 1 else "")
-        draw = " that draws the figure" if lines == 1 else " that draw the figure"
-        fold["what"] = count + (draw if drawn else "")
+        count, draw = ("1 line", "draws") if lines == 1 else (f"{lines} lines", "draw")
+        fold["what"] = count + (f" that {draw} the figure" if drawn else "")
 
 
 def visit_fold(self, node):
