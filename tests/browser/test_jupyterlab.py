@@ -183,15 +183,17 @@ def test_a_training_can_be_interrupted_and_says_what_is_missing(open_notebook):
     for place, cell in enumerate(notebook.cells()[:search]):
         if cell["cell_type"] == "code":
             notebook.run(place)
+    source = "".join(notebook.cells()[search]["source"])
     notebook.page.evaluate(
-        f"""(place) => {{
+        f"""([place, source]) => {{
           const book = {NOTEBOOK}.content;
+          book.widgets[place].model.sharedModel.setSource(source);
           book.activeCellIndex = place;
           window.stopped = false;
           window.jupyterapp.commands.execute('notebook:run-cell')
             .then(() => {{ window.stopped = true; }});
         }}""",
-        search,
+        [search, f"epochs = 300  # long enough to be interrupted\n{source}"],
     )
     # The bar says that a first run is done.
     bar = f"{NOTEBOOK}.content.widgets[{search}].outputArea.node.innerText"
