@@ -59,6 +59,8 @@ def stale_statistics(case, path, norm):
         raise NotApplicable("its statistics stay while the model trains")
     if one.moments.images < _IMAGES:
         raise CouldNot(f"{one.moments.images} images, of {_IMAGES} that are needed")
+    if case.linked and len(one.moments.sizes) < 3:
+        raise CouldNot("three graphs are needed: the nodes of one resemble each other")
     tests = 2 * sum(len(other.running_mean) for other in case.moving().values())
     bound = limit(tests, one.moments.images - 1)
     spread = memory(case.habit(path), seen_batches(norm))

@@ -45,6 +45,8 @@ class Comparison:
         ones; the first carries most.
     fresh : bool
         Whether nothing says that the model was trained: then the modes have to differ.
+    linked : bool
+        Whether the rows of a batch belong together, as the nodes of a graph do.
     """
 
     images: int = 0
@@ -54,6 +56,7 @@ class Comparison:
     company: float | None = None
     carriers: list[tuple[str, float]] = field(default_factory=list)
     fresh: bool = False
+    linked: bool = False
 
     def excess(self) -> tuple[float, float]:
         """By how much more evaluation differs than noise, and how much of it would stay.
@@ -103,8 +106,8 @@ def compare(case) -> Comparison:
     with torch.no_grad():
         evaluation = [output_of(twin, batch, call) for batch in items]
         found = Comparison(sum(map(len, training)), fresh=case.fresh)
-        linked = _linked(twin, items[0], evaluation[0], call)
-        if not linked:
+        found.linked = _linked(twin, items[0], evaluation[0], call)
+        if not found.linked:
             found.company = _company(twin, items, evaluation, call)
         kept = _recalibrate(twin, case)
         recalibrated = [output_of(twin, batch, call) for batch in items]
@@ -112,7 +115,7 @@ def compare(case) -> Comparison:
         answers = {"evaluation": evaluation, "recalibrated": recalibrated}
         reference = {name: torch.cat(training) for name in answers}
         answers = {name: torch.cat(parts) for name, parts in answers.items()}
-        if linked:
+        if found.linked:
             other = _other_statistics(twin, case, training)
         else:
             other = _other_batches(case, training)
