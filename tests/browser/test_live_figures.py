@@ -1,4 +1,4 @@
-"""The live figures of chapters 1, 3 and 7 as a reader uses them: by mouse, finger and keys."""
+"""The live figures of chapters 1, 3, 7 and 9 as a reader uses them: by mouse, finger and keys."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ PAGES = {
     "graph": "notebooks/03_backward.html",
     "deep": "notebooks/01_why_normalize.html",
     "company": "notebooks/07_train_and_eval.html",
+    "walk": "notebooks/09_learning_rate_and_init.html",
 }
 # A button that changes the picture, and what is said then.
 ACTS = {
     "graph": ("Next", "Line 1 forward"),
     "deep": ("Layer 12", "BN in layer 12"),
     "company": ("7 of a kind", "this 6 is read as 6 (60 %)"),
+    "walk": ("Next", "After 1 step:"),
 }
 each = pytest.mark.parametrize("name", PAGES)
 # A choice may take some frames to compute.
@@ -150,7 +152,7 @@ def test_what_stands_below_keeps_its_place(visit, site, name, width):
     before = place.bounding_box()["height"]
     box = figure(page, name)
     heights = [place.bounding_box()["height"]]
-    slider = box.get_by_role("slider", name={"graph": "Step", "deep": "Gain"}.get(name))
+    slider = box.get_by_role("slider", name="Gain" if name == "deep" else "Step")
     changes = {
         "company": [
             lambda: press(box, "Take all out"),
