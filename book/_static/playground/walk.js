@@ -120,8 +120,14 @@
       const { t, ...rest } = state, key = JSON.stringify(rest);
       if (key !== of) found = model.numbers(state);
       of = key;
-      const k = Math.floor(t + 1e-9);
-      place = dragging || plane(board.clientWidth, found.length);
+      const k = Math.floor(t + 1e-9), size = board.clientWidth;
+      // The charts first: they ask for their width, which costs a layout once anything has changed.
+      const line = (values) => values.slice(0, k + 1).map((v, i) => [i, v]);
+      const level = found.balance === null ? [] : [[0, found.balance], [LAST, found.balance]];
+      grown.draw(LAST, { "pg-run": line(found.length) });
+      turned.draw(LAST, { "pg-run": line(found.turn), "pg-theory": level });
+
+      place = dragging || plane(size, found.length);
       if (drawn !== `${place.size} ${place.reach}`) {
         drawn = `${place.size} ${place.reach}`;
         ground.replaceChildren();
@@ -134,10 +140,6 @@
       Object.assign(handle.style, { left: `${x}px`, top: `${y}px` });
       angle.put(state.angle);
       length.put(state.length);
-      const line = (values) => values.slice(0, k + 1).map((v, i) => [i, v]);
-      const level = found.balance === null ? [] : [[0, found.balance], [LAST, found.balance]];
-      grown.draw(LAST, { "pg-run": line(found.length) });
-      turned.draw(LAST, { "pg-run": line(found.turn), "pg-theory": level });
       const words = model.words(state, found);
       set(picture, { "aria-label": `The plane of the weights. ${words}` });
       grown.describe(words);
