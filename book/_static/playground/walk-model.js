@@ -81,7 +81,7 @@
 
   function words(state, { length, angle, loss, rate, turn, balance }) {
     const k = Math.floor(state.t + 1e-9);
-    const place = `After ${k} ${k === 1 ? "step" : "steps"}: |w| = ${length[k].toFixed(3)}, ${say(Math.abs(angle[k]))}° from the target, loss ${say(loss[k])}. The effective rate η/|w|² is ${say(rate[k])}`;
+    const place = `After ${k} ${k === 1 ? "step" : "steps"}: |w| = ${length[k].toFixed(3)}, ${say(Math.abs(angle[k]))}° from the target, loss ${say(loss[k])}. The effective rate η/|w|\u2060² is ${say(rate[k])}`;
     const next = k === LAST ? "." : `, the turn of the next step ${say(turn[k])}.`;
     if (balance === null) return `${place}${next}`;
     const recent = turn.slice(Math.max(0, k - RECENT), k), mean = Math.sqrt(bn.math.mean(recent.map((v) => v * v)));
