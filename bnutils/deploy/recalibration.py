@@ -1,9 +1,11 @@
 """Replace stale running statistics by averages over fresh batches (chapter 7)."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 from bnutils import _batches
 from bnutils._modules import STATISTICS, modes_restored, norms_of
 from bnutils._words import cut, wrapped
+
+if TYPE_CHECKING:
+    from typing import Any
 
 CHANGED, NOT_REACHED, FROZEN = "recalibrated", "not reached", "frozen"
 
@@ -94,10 +99,10 @@ class RecalibrationReport:
 
 def recalibrate(
     model: nn.Module,
-    batches: Iterable,
+    batches: Iterable[Any],
     *,
     reset: bool = True,
-    call: Callable | None = None,
+    call: Callable[[nn.Module, Any], object] | None = None,
 ) -> RecalibrationReport:
     """Replace running statistics by their plain average over the batches given.
 
@@ -266,8 +271,10 @@ def _watched(
 ) -> Iterator[None]:
     """Count what goes into each layer, and reset a layer when the first batch reaches it."""
 
-    def watcher(path: str):
-        def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def watcher(path: str) -> Callable[..., None]:
+        def before(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> None:
             if reset and values[path] == 0:
                 module.running_mean.zero_()
                 module.running_var.fill_(1)

@@ -24,9 +24,12 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    Checker = Callable[[Any], str | None]
 
 __all__ = [
     "Verdict",
@@ -42,7 +45,7 @@ __all__ = [
     "registry",
 ]
 
-_CHECKERS: dict[str, Callable[[Any], str | None]] = {}
+_CHECKERS: dict[str, Checker] = {}
 _UNANSWERED = (
     "not answered yet: replace the `...` with your code and run the cell again"
 )
@@ -62,17 +65,17 @@ class Verdict(NamedTuple):
         return self.right
 
 
-def exercise(number: str) -> Callable:
+def exercise(number: str) -> Callable[[Checker], Checker]:
     """Register the decorated function as the checker of exercise ``number`` ("03.2")."""
 
-    def register(checker: Callable[[Any], str | None]) -> Callable:
+    def register(checker: Checker) -> Checker:
         _CHECKERS[number] = checker
         return checker
 
     return register
 
 
-def registry(chapter: str) -> dict[str, Callable]:
+def registry(chapter: str) -> dict[str, Checker]:
     """The checkers of one chapter ("03"), by exercise number."""
     try:
         importlib.import_module(f"bnutils.exercises.ch{chapter}")
@@ -149,16 +152,16 @@ class _Unanswered(Exception):
 class _Watched:
     """The learner's function; says so when it returns nothing yet."""
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result = self.function(*args, **kwargs)
         if _unanswered(result):
             raise _Unanswered
         return result
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.function, name)
 
 

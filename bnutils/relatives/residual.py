@@ -5,10 +5,17 @@ takes the mean out of what a ReLU sends on. Here one number per block does the f
 standardised weights do the second.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from bnutils.relatives.functional import float32_if_half, weight_standardize
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["ScaledResidual", "WSConv2d"]
 
@@ -44,8 +51,8 @@ class ScaledResidual(nn.Module):
         branch: nn.Module,
         scale: float = 0.0,
         shortcut: nn.Module | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.branch = branch
@@ -97,7 +104,7 @@ class WSConv2d(nn.Conv2d):
         Each output channel has a single weight; else as ``torch.nn.Conv2d``.
     """
 
-    def __init__(self, *args, eps: float = 1e-6, **options) -> None:
+    def __init__(self, *args: Any, eps: float = 1e-6, **options: Any) -> None:
         super().__init__(*args, **options)
         self.eps = eps
         self.gain = nn.Parameter(torch.ones_like(self.weight[:, 0, 0, 0]))

@@ -1,7 +1,10 @@
 """One training step of :func:`bnutils.train.fit`: by autograd, or by the fused kernel."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,9 @@ from bnutils import fast, norm
 from bnutils._modules import HOOKS
 from bnutils.fast import extension
 from bnutils.train.optim import OPTIMIZERS, make_optimizer
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # The classes whose forward and backward pass the kernel knows to be the book's. Classes
 # derived from them may do something else.
@@ -214,7 +220,7 @@ def _check_tensors(model: nn.Module) -> None:
         _refuse("contiguous parameters")
 
 
-def _tensors_and_options(bn: nn.Module) -> dict:
+def _tensors_and_options(bn: nn.Module) -> dict[str, Any]:
     """Return what the kernel needs of a BatchNorm layer, by the kernel's names."""
     kept = bn.track_running_stats  # a statistic that is not kept must not change
     return {
