@@ -248,14 +248,14 @@ class LeanBatchNorm(torch.autograd.Function):
     """Normalise by the batch: output, mean and biased variance."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: D102
         ctx: Any,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
         eps: float,
         fuse: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    ) -> tuple[Tensor, Tensor, Tensor]:
         in_parts = x.numel() >= LARGE and not fuse
         if fuse:
             found = compiled(forward_whole)(x, weight, bias, eps)
@@ -272,9 +272,9 @@ class LeanBatchNorm(torch.autograd.Function):
         return found.y, found.mean, found.var
 
     @staticmethod
-    def backward(
+    def backward(  # noqa: D102
         ctx: Any, dy: Tensor | None, _dmean: None, _dvar: None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:  # noqa: D102
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         if dy is None:
             return None, None, None, None, None
         x, weight, shifted, *channels = ctx.saved_tensors

@@ -67,8 +67,8 @@ class ScaledResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the scaled branch to the shortcut."""
-        skip = x if self.shortcut is None else self.shortcut(x)
-        y = self.branch(x)
+        skip: Tensor = x if self.shortcut is None else self.shortcut(x)
+        y: Tensor = self.branch(x)
         if y.shape != skip.shape:
             raise RuntimeError(
                 f"the branch gives shape {tuple(y.shape)} but the skip path "
