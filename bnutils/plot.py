@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
 __all__ = [
     "BLUE",
@@ -72,7 +73,7 @@ def use_style() -> None:
         set_matplotlib_formats("retina")
 
 
-def band(ax: Axes, x: Sequence[float], runs: np.ndarray, **style: Any) -> None:
+def band(ax: Axes, x: ArrayLike, runs: ArrayLike, **style: Any) -> None:
     """Draw the mean of several runs as a line and their range as a band.
 
     Parameters
@@ -92,7 +93,7 @@ def band(ax: Axes, x: Sequence[float], runs: np.ndarray, **style: Any) -> None:
 
 def histograms(
     axes: Sequence[Axes],
-    values: Mapping[str, np.ndarray],
+    values: Mapping[str, ArrayLike],
     bins: np.ndarray | int = 60,
     **style: Any,
 ) -> None:
@@ -125,7 +126,7 @@ def histograms(
 
 def matrix(
     ax: Axes,
-    values: Sequence[Sequence[float]],
+    values: ArrayLike,
     title: str = "",
     *,
     columns: Sequence[str] | None = None,

@@ -16,7 +16,7 @@ from bnutils.doctor.moments import Moments
 from bnutils.norm import BatchNorm1d
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     Call = Callable[[nn.Module, Any], object] | None
@@ -127,7 +127,7 @@ class CallsOriginal(Exception):
 
 def observe(
     copy: nn.Module,
-    batches: list[object],
+    batches: Sequence[object],
     call: Call = None,
     original: nn.Module | None = None,
 ) -> Run:
