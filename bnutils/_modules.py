@@ -12,8 +12,8 @@ from torch import nn
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
-    # A batch norm, whoever wrote it: see is_norm. What nn.Module does not declare, its statistics
-    # among it, would else be "Tensor | Module" to a checker.
+    # A batch norm, whoever wrote it (see is_norm). As an nn.Module it would have no attributes
+    # of its own: to a checker each could be a tensor or another module.
     Norm: TypeAlias = Any
 
 HOOKS = (  # where a module keeps the hooks that others registered

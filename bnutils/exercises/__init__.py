@@ -75,7 +75,7 @@ def exercise(number: str) -> Callable[[Checker], Checker]:
     return register
 
 
-def registry(chapter: str) -> dict[str, Checker]:
+def registry(chapter: str) -> dict[str, Callable[[Any], str | None]]:
     """The checkers of one chapter ("03"), by exercise number."""
     try:
         importlib.import_module(f"bnutils.exercises.ch{chapter}")
