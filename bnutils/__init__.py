@@ -24,7 +24,35 @@ module          chapter what it holds
 ``_modules`` holds what several of them ask of a model (its batch norms, device, modes), and
 ``_batches`` what they ask of a batch (which arguments a model takes of it), ``_words`` how
 they put things into words (an error in a line, a long list cut).
-Importing the package imports none of them: ``from bnutils import norm`` does.
+Importing the package imports none of them: ``from bnutils import norm`` does, and so does the
+first look at ``bnutils.norm``.
 """
 
+TYPE_CHECKING = False  # as typing's, which takes longer to import than all that is here
+if TYPE_CHECKING:
+    from typing import Any
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> "Any":
+    """Import a module of the map at the first ``bnutils.name``."""
+    if name not in _modules_to_use():
+        raise AttributeError(
+            f"module 'bnutils' has no attribute {name!r}; its modules: "
+            + ", ".join(_modules_to_use())
+        )
+    import importlib
+
+    return importlib.import_module(f"bnutils.{name}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_modules_to_use()]
+
+
+def _modules_to_use() -> list[str]:
+    import pkgutil
+
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in names if not name.startswith("_")]

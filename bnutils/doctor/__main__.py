@@ -15,10 +15,11 @@ import sys
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from bnutils import doctor
-from bnutils._words import wrapped
+from bnutils._words import few, wrapped
 from bnutils.doctor.codes import TABLE
 
 
@@ -79,8 +80,27 @@ def _made(where: str) -> object:
 def _load(model: nn.Module, file: str, key: str | None) -> None:
     state = torch.load(file, map_location="cpu", weights_only=True)
     if key is not None:
+        if key not in state:
+            raise KeyError(f"{file} holds no {key!r}, but: {few(list(state))}")
         state = state[key]
+    nested = [name for name, value in state.items() if _is_state(value)]
+    if nested and not _is_state(state):
+        keys = " or ".join(f"--key {name}" for name in nested)
+        raise ValueError(f"{file} is no state dict, but holds some: give {keys}")
+    for wrapper in (
+        "module.",
+        "_orig_mod.",
+    ):  # of DistributedDataParallel, torch.compile
+        if not any(name.startswith(wrapper) for name in model.state_dict()):
+            consume_prefix_in_state_dict_if_present(state, wrapper)
     model.load_state_dict(state)
+
+
+def _is_state(value: object) -> bool:
+    """Whether a value is a state dict: it holds tensors by the names of parameters."""
+    return isinstance(value, dict) and any(
+        isinstance(one, Tensor) for one in value.values()
+    )
 
 
 def _codes() -> str:

@@ -133,8 +133,11 @@ def _enough(size: int) -> int:
 
 
 def _spread(sizes: list[int]) -> list[int]:
-    """Indices of batches of the usual size, evenly spread."""
+    """Indices of batches of the usual size, evenly spread; of any size, where none is usual."""
+    usable = [i for i, size in enumerate(sizes) if size > 1]
     same = [i for i, size in enumerate(sizes) if size == _usual(sizes)]
+    if 2 * len(same) < len(usable):  # graphs, sentences
+        same = usable
     n = min(len(same), _enough(_usual(sizes)))
     return [same[i * len(same) // n] for i in range(n)]
 

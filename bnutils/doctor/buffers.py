@@ -66,6 +66,8 @@ def stale_statistics(case: Case, path: str, norm: Norm) -> Found | None:
         raise NotApplicable("its statistics stay while the model trains")
     if one.moments.images < _IMAGES:
         raise CouldNot(f"{one.moments.images} images, of {_IMAGES} that are needed")
+    if case.linked and len(one.moments.sizes) < 3:
+        raise CouldNot("three graphs are needed: the nodes of one resemble each other")
     tests = 2 * sum(len(other.running_mean) for other in case.moving().values())
     bound = limit(tests, one.moments.images - 1)
     spread = memory(case.habit(path), seen_batches(norm))
@@ -81,11 +83,13 @@ def stale_statistics(case: Case, path: str, norm: Norm) -> Found | None:
 
 
 def _severity(case: Case) -> str | None:
-    """A note, where no output of the model shows the difference."""
+    """Less than an error, where the answers of the model do not show the difference."""
     found = case.comparison
-    if found is None or found.distance["evaluation"] > 0.05:
+    if found is None or found.labels.get("evaluation", 0) > 0.01:
         return None
-    return None if found.labels.get("evaluation", 0) > 0.01 else "note"
+    if found.distance["evaluation"] <= 0.05:
+        return "note"
+    return "warning" if found.accuracy else None  # the same labels, by other scores
 
 
 def _evidence(

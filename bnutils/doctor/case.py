@@ -137,6 +137,11 @@ class Case:
             return True
         return not any(map(_has_history, self.norms.values()))
 
+    @property
+    def linked(self) -> bool:
+        """Whether the rows of a batch belong together, as the nodes of a graph do."""
+        return self.comparison is not None and self.comparison.linked
+
     def habit(self, path: str) -> Habit:
         """How a batch norm keeps its statistics."""
         if path not in self._habits:
@@ -320,6 +325,9 @@ class Case:
             )
             return
         if not self.norms:
+            return
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        if any(map(is_lazy, tensors)):  # each copy draws weights of its own
             return
         try:
             self.comparison = compare(self)

@@ -55,6 +55,10 @@ class Comparison:
     carriers : list of (str, float)
         Batch norms by how far evaluation moves if only their statistics are the stored
         ones; the first carries most.
+    fresh : bool
+        Whether nothing says that the model was trained: then the modes have to differ.
+    linked : bool
+        Whether the rows of a batch belong together, as the nodes of a graph do.
     """
 
     images: int = 0
@@ -63,6 +67,8 @@ class Comparison:
     accuracy: dict[str, float] = field(default_factory=dict)
     company: float | None = None
     carriers: list[tuple[str, float]] = field(default_factory=list)
+    fresh: bool = False
+    linked: bool = False
 
     def excess(self) -> tuple[float, float]:
         """By how much more evaluation differs than noise, and how much of it would stay.
@@ -93,6 +99,8 @@ class Comparison:
         else:
             found, what = self.distance, "(root mean square) of the outputs"
         text = f"evaluation changes {found['evaluation']:.1%} {what}"
+        if self.fresh:  # a number alone would alarm, and there is nothing to mend
+            return f"{text}, as it must before training: no statistics are learned yet"
         text += f", recalibrated {found['recalibrated']:.1%}"
         if "other batches" in found:
             text += f", other batches {found['other batches']:.1%}"
@@ -109,9 +117,9 @@ def compare(case: Case) -> Comparison:
     twin = _in_evaluation(case.model)
     with torch.no_grad():
         evaluation = [output_of(twin, batch, call) for batch in items]
-        found = Comparison(sum(map(len, training)))
-        linked = _linked(twin, items[0], evaluation[0], call)
-        if not linked:
+        found = Comparison(sum(map(len, training)), fresh=case.fresh)
+        found.linked = _linked(twin, items[0], evaluation[0], call)
+        if not found.linked:
             found.company = _company(twin, items, evaluation, call)
         kept = _recalibrate(twin, case)
         recalibrated = [output_of(twin, batch, call) for batch in items]
@@ -119,7 +127,7 @@ def compare(case: Case) -> Comparison:
         answers = {"evaluation": evaluation, "recalibrated": recalibrated}
         reference = {name: torch.cat(training) for name in answers}
         answers = {name: torch.cat(parts) for name, parts in answers.items()}
-        if linked:
+        if found.linked:
             other = _other_statistics(twin, case, training)
         else:
             other = _other_batches(case, training)

@@ -38,6 +38,8 @@ def batches_differ(case: Case, path: str, norm: Norm) -> Found | None:
     once = [other for other, one in case.as_training.seen.items() if one.calls == 1]
     if path not in once[:1]:
         raise NotApplicable("it is not the first that runs once")
+    if case.linked:
+        raise NotApplicable("the nodes of a graph are no random sample")
     freedom = len(moments.sizes) - 1
     if freedom < 2:
         raise CouldNot("three batches are needed")

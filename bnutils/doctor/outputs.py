@@ -124,6 +124,8 @@ def batch_dependent(case: Case) -> Found | None:
     if case.comparison is None:
         raise CouldNot(case.not_run or "the outputs of the modes were not compared")
     company = case.comparison.company
+    if company is None and case.comparison.distance["evaluation"] == float("inf"):
+        raise CouldNot("evaluation gives values that are not finite")
     if company is None:
         raise CouldNot("no two batches of a size, or random numbers in evaluation")
     if company > 1e-3:

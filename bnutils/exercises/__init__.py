@@ -21,6 +21,7 @@ solution is run without being asked.
 
 from __future__ import annotations
 
+import dis
 import importlib
 import traceback
 from collections.abc import Callable, Mapping
@@ -49,6 +50,10 @@ _CHECKERS: dict[str, Checker] = {}
 _UNANSWERED = (
     "not answered yet: replace the `...` with your code and run the cell again"
 )
+_NOTHING = (
+    "the function returned nothing: are the dots still there, or is a `return` missing?"
+)
+_EMPTY = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
 
 
 class Verdict(NamedTuple):
@@ -126,8 +131,8 @@ def check(number: str, answer: Any) -> Verdict:
         with random_numbers_kept():
             torch.default_generator.manual_seed(0)
             remark = checkers[number](_Watched(answer) if callable(answer) else answer)
-    except _Unanswered:
-        remark = _UNANSWERED
+    except _Unanswered as missing:
+        remark = str(missing)
     except Exception as error:
         remark = f"your answer raised {type(error).__name__}: {error}"
         remark += _line_of(error, answer)
@@ -146,7 +151,7 @@ def _line_of(error: Exception, answer: Any) -> str:
 
 
 class _Unanswered(Exception):
-    """The learner's function returned nothing."""
+    """The learner's function returned nothing; the text is the remark on it."""
 
 
 class _Watched:
@@ -158,7 +163,8 @@ class _Watched:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result = self.function(*args, **kwargs)
         if _unanswered(result):
-            raise _Unanswered
+            sure = result is Ellipsis or _is_empty(self.function)
+            raise _Unanswered(_UNANSWERED if sure else _NOTHING)
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -167,6 +173,12 @@ class _Watched:
 
 def _unanswered(value: Any) -> bool:
     return value is None or value is Ellipsis
+
+
+def _is_empty(function: Callable[..., Any]) -> bool:
+    """Whether a function does nothing at all, as one whose body is `...`."""
+    code = getattr(function, "__code__", None)  # a class has none
+    return code is not None and {i.opname for i in dis.get_instructions(code)} <= _EMPTY
 
 
 def as_array(value: Any) -> np.ndarray:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from bnutils.arrays import batch_norm_forward
-from bnutils.exercises import close, exercise, find_remark, gap
+from bnutils.exercises import close, exercise, find_remark, gap, is_tuple_of
 
 
 @exercise("02.1")
 def per_channel(answer):
     """Values per mean, and number of means."""
     for shape in ((6, 3), (6, 3, 5), (4, 3, 5, 7)):
-        m, means = answer(shape)
+        result = answer(shape)
+        if not is_tuple_of(2, result) and np.shape(result) != (2,):
+            return "return two numbers: m, then the number of means"
+        m, means = result
         right = int(np.prod(shape)) // shape[1]
         if means != shape[1]:
             if (m, means) == (shape[1], right):
@@ -58,8 +61,19 @@ def _judge_last(answer, x, weight, bias):
         "the argument eps is not used": last((0, 1), eps=1e-5),
         "weight and bias are missing": (right - bias) / weight,
     }
+    if any(close(y, wrong) for wrong in _reshaped(x, weight, bias)):
+        return "reshape does not move an axis; swapaxes does"
     otherwise = f"the largest error is {gap(y, right):.2g}"
     return find_remark(y, right, mistakes, otherwise)
+
+
+def _reshaped(x, weight, bias):
+    """What comes out when reshape stands in the place of a swap of axes."""
+    n, length, channels = x.shape
+    swapped = x.swapaxes(1, 2)
+    there = batch_norm_forward(x.reshape(n, channels, length), weight, bias, 1e-2)
+    right_there = batch_norm_forward(swapped, weight, bias, 1e-2)
+    return [there.reshape(x.shape), there.swapaxes(1, 2), right_there.reshape(x.shape)]
 
 
 class _Tracked(np.ndarray):
@@ -90,7 +104,7 @@ def shifted_variance(answer):
     """Biased variance in float32, from two sums of shifted values."""
     rng = np.random.default_rng(2)
     averaged = []
-    for offset in (0, 1e2, 1e6):
+    for offset in (0, 1e2, 1e6, np.resize([0, 1e3, 1e6], 20)):
         noise = rng.normal(size=(256, 20)) * rng.uniform(0.5, 4, 20)
         x = (noise + offset).astype(np.float32)
         exact = x.astype(np.float64).var(0)
@@ -98,8 +112,14 @@ def shifted_variance(answer):
         tracked.averaged = averaged
         remark = _judge_variance(np.asarray(answer(tracked)), exact, offset)
         if remark:
-            return remark
-    return "x itself is averaged: that is a second pass" if averaged else None
+            break
+    # The one-pass formula for x itself averages x, too, but in the same pass.
+    if averaged and not (remark and remark.endswith(_LARGE)):
+        return "x itself is averaged: that is a second pass"
+    return remark
+
+
+_LARGE = ": are the numbers you square small?"
 
 
 def _judge_variance(var, exact, offset):
@@ -113,8 +133,12 @@ def _judge_variance(var, exact, offset):
         return "that is the unbiased variance"
     if close(var, np.sqrt(exact), 1e-3):
         return "that is the standard deviation"
-    remark = f"at a mean of {offset:g} the largest error is {gap(var, exact):.2g}"
-    return f"{remark}: are the numbers you square small?" if offset else remark
+    if np.ndim(offset):  # what comes so far is right where all means are equal
+        return "with channel means 0, 1e3 and 1e6: each channel needs its own number"
+    error = gap(var, exact)
+    remark = f"at a mean of {offset:g} the largest error is {error:.2g}"
+    # Squares of numbers as large as the mean lose digits in proportion to its square.
+    return remark if error <= 1e-8 * offset**2 or not offset else remark + _LARGE
 
 
 @exercise("02.4")

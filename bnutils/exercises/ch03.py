@@ -15,6 +15,10 @@ from bnutils.exercises import (
 )
 
 EPS = 0.1  # large, so that an eps in the wrong place shows
+_TRAINING = (
+    "dx: the terms with means over the batch belong there in training only; "
+    "stored statistics do not depend on x"
+)
 
 
 def _batch(*shape: int) -> tuple[np.ndarray, ...]:
@@ -89,10 +93,19 @@ def eval_backward(answer) -> str | None:
         "dx: that is the batch's variance": weight / np.sqrt(x.var(0) + EPS) * dy,
         "dx: eps belongs inside the root": weight / (np.sqrt(var) + EPS) * dy,
         "dx: the line divides by the standard deviation": weight / (var + EPS) * dy,
-        "those roads exist in training only": weight * _closed(dy, x, 0),
+        _TRAINING: weight * _closed(dy, x, 0),
+        "dx: the argument eps is not used": weight / np.sqrt(var) * dy,
+        "dx: another eps is used than the argument": weight / np.sqrt(var + 1e-5) * dy,
         "dx: no road leads through a stored mean": weight / std * (dy - dy.mean(0)),
     }
+    if is_tuple_of(3, result):  # the formula with what is stored put into it
+        rest = dy - dy.mean(0) - x_hat * (dy * x_hat).mean(0)
+        if close(result[0], weight / std * rest):
+            return _TRAINING
     of_dweight = {
+        "dweight: the argument eps is not used": (
+            (dy * (x - mean)).sum(0) / np.sqrt(var)
+        ),
         "dweight uses x; weight multiplies the normalised x": (dy * x).sum(0),
         "dweight normalises x with the batch's statistics": (
             (dy * _direction(x, 0)).sum(0)
@@ -115,6 +128,11 @@ def scale_backward(answer) -> str | None:
     (expected,) = torch.autograd.grad(x_t / s_t, x_t, torch.from_numpy(d))
     s = s_t.detach().numpy()
     x_hat = x / s
+
+    def with_eps(eps):
+        s = np.sqrt((x**2).mean(0) + eps)
+        return (d - x / s * (d * x / s).mean(0)) / s
+
     along = (d * x_hat).mean(0)
     of_dx = {
         "only the direct road; x also enters through s": d / s,
@@ -124,6 +142,8 @@ def scale_backward(answer) -> str | None:
         "one x is one N-th of the mean square": (d - x_hat * along * len(x)) / s,
         "the sign of the road through s is off: s divides": (d + x_hat * along) / s,
         "the second term holds x_hat, not x: a factor s is off": (d - x * along) / s,
+        "the argument eps is not used": with_eps(0),
+        "another eps is used than the argument": with_eps(1e-5),
         "a factor 2 is off; the root has a 1/2": (d - 2 * x_hat * along) / s,
     }
     return _judge((result,), "x", (as_array(expected),), (of_dx,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -121,6 +123,11 @@ def batch_norm_2d(answer):
         return "hand over the class itself, not a layer made from it"
     if "BatchNorm1d" not in [base.__name__ for base in kind.__mro__[1:]]:
         return "let it inherit from this chapter's BatchNorm1d"
+    if not hasattr(kind, "_check_kind"):  # the class as it is in the middle
+        return (
+            "this BatchNorm1d does not check its input yet: "
+            "run the cells under 'What should it refuse?' first"
+        )
     g, layer, expected = _generator(), kind(3), nn.BatchNorm2d(3)
     for mode in (True, False):
         x = 2 + torch.randn(4, 3, 5, 2, generator=g)
@@ -139,14 +146,23 @@ def batch_norm_2d(answer):
         return "a check is gone: one channel for a layer of three"
     if not _refuses(kind(3), (1, 3, 1, 1), ValueError):
         return "a check is gone: one value per channel in training"
+    if not _refuses(kind(3), (4, 3, 2, 2), RuntimeError, torch.float64):
+        return "a check is gone: float64 input for a layer of float32"
+    if not _refuses(kind(3, eps=0.0), (4, 3, 2, 2), ValueError):
+        return "a check is gone: eps = 0 in training"
     if sum(map(callable, vars(kind).values())) != 1:
         return "it works, and changes more than one method"
     return None
 
 
-def _refuses(layer: nn.Module, shape: tuple[int, ...], error: type) -> bool:
+def _refuses(
+    layer: nn.Module,
+    shape: tuple[int, ...],
+    error: type,
+    dtype: torch.dtype = torch.float32,
+) -> bool:
     try:
-        layer(torch.ones(shape))
+        layer(torch.ones(shape, dtype=dtype))
     except Exception as raised:  # its type is what counts
         return type(raised) is error
     return False
@@ -160,11 +176,16 @@ def masked_stats(answer):
     real = x.transpose(1, 2)[mask]  # (m, C)
     by_sequence = torch.stack([s[:, r].mean(1) for s, r in zip(x, mask, strict=True)])
     m, (var_right, mean_right) = len(real), torch.var_mean(real, 0, correction=0)
-    for padding in (1000.0, 0.0):
+    for padding in (1000.0, 0.0, math.nan):
         padded = torch.where(mask[:, None], x, padding)
-        mean, var = answer(padded.clone(), mask.clone())
+        mean, var = map(torch.as_tensor, answer(padded.clone(), mask.clone()))
         if mean.shape != (2,) or var.shape != (2,):
             return f"two channels are two values, not shape {(*mean.shape,)}"
+        if math.isnan(padding) and (mean.isnan().any() or var.isnan().any()):
+            return (
+                "with NaN in the padding the result is NaN. "
+                "0 · NaN is NaN: choose with torch.where, do not multiply"
+            )
         positions = mask.numel()
         mistakes = {
             f"that is the mean over all {positions} positions; {m} are real": (

@@ -87,7 +87,7 @@ def repaired(answer):
     report = conformance.compare(kind)
     if not report.passed:
         first = next(iter(report.failures))
-        return f"the report still fails at {getattr(first, 'name', first)!r}"
+        return f"the report still fails at {first.name!r}: {first.detail}"
     return None
 
 
@@ -123,17 +123,30 @@ class _RoundsElsewhere(norm.BatchNorm1d):
         self.running_var.mul_(1 + 2e-7)
 
 
+def _is_bool(verdict) -> bool:
+    """Whether it is a single True or False: Python's, NumPy's or in a tensor."""
+    if isinstance(verdict, torch.Tensor | np.ndarray):
+        return verdict.ndim == 0 and verdict.dtype in (torch.bool, np.bool_)
+    return isinstance(verdict, bool | np.bool_)
+
+
+def _kind_of(verdict) -> str:
+    if isinstance(verdict, torch.Tensor | np.ndarray):
+        return f"an array of shape {(*verdict.shape,)} and type {verdict.dtype}"
+    return f"a value of type {type(verdict).__name__}"
+
+
 @exercise("05.3")
 def momentum_check(answer):
     """A check that passes right layers and fails reversed momentum."""
 
     def says(kind):
-        verdict = answer(kind)
-        if not isinstance(verdict, (bool, np.bool_)):
-            raise TypeError(f"True or False, please, not {type(verdict).__name__}")
-        return bool(verdict)
+        return bool(answer(kind))
 
-    if not says(nn.BatchNorm1d):
+    verdict = answer(nn.BatchNorm1d)
+    if not _is_bool(verdict):
+        return f"return True or False, not {_kind_of(verdict)}"
+    if not verdict:
         return "it fails PyTorch's own layer"
     if not says(norm.BatchNorm1d):
         return "it fails this book's layer, which is right and rounds differently"

@@ -120,6 +120,8 @@ def largest_eps(answer):
         if eps > 0:
             kept = std / (std**2 + eps) ** 0.5
             otherwise = f"eps {eps:.4g} leaves an output std of {kept:.6f}"
+            if kept > 0.99:
+                otherwise += ": a larger eps would still do"
         remark = find_remark(
             share, 1 / 0.99**2 - 1, mistakes, otherwise, tolerance=1e-9
         )

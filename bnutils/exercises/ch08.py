@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bnutils.exercises import close, exercise, find_remark
+from bnutils.exercises import as_array, close, exercise, find_remark, is_tuple_of
 
 
 @exercise("08.1")
@@ -23,6 +23,7 @@ def parameters(answer):
             "running statistics are not trained": weights + 4 * hidden + last,
             "each channel has a scale and a shift": weights + hidden + last,
             "the last Linear has a bias": weights + 2 * hidden,
+            "each hidden width adds γ and β": weights + last,
         }
         otherwise = "some layer is counted wrong"
         if n in (weights + 2 * (hidden + last), weights + 2 * (hidden + last) + last):
@@ -38,7 +39,10 @@ def paired(answer):
     """Mean and standard error of the differences, seed by seed."""
     a = np.array([0.981, 0.984, 0.979, 0.990])
     b = np.array([0.978, 0.982, 0.977, 0.985])
-    mean, error = answer(list(a), list(b))
+    result = answer(list(a), list(b))
+    if not is_tuple_of(2, result) and np.shape(result) != (2,):
+        return "return two numbers: the mean difference, then its standard error"
+    mean, error = result
     gain = a - b
     spread = gain.std(ddof=1)
     if close(mean, -gain.mean()):
@@ -83,4 +87,11 @@ def confusion(answer):
         "rows are the true digits, columns the predictions": swapped,
         "these are predictions with the statistics of the batch": by_batch,
     }
-    return find_remark(table, right, mistakes, "some counts are wrong")
+    if as_array(table).shape != (10, 10):
+        return f"the table has shape {as_array(table).shape}, but should be (10, 10)"
+    if remark := find_remark(table, right, mistakes, "some counts are wrong"):
+        return remark
+    kind = getattr(table, "dtype", np.asarray(table).dtype)
+    if "int" not in str(kind):
+        return f"the counts are right, but of type {kind}: make it an integer table"
+    return None

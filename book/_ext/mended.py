@@ -52,7 +52,8 @@ def describe_folds(doctree):
         lines = len(code.astext().strip().splitlines())
         cell = fold.parent  # None where the fold is the whole cell
         drawn = any((fold if cell is None else cell).findall(nodes.figure))
-        fold["what"] = f"{lines} lines" + (" that draw the figure" if drawn else "")
+        count, draw = ("1 line", "draws") if lines == 1 else (f"{lines} lines", "draw")
+        fold["what"] = count + (f" that {draw} the figure" if drawn else "")
 
 
 def visit_fold(self, node):

@@ -14,10 +14,13 @@
 Two to four answers, lettered by their position. Without a list the answer is a number, such as
 ``:answer: 0.4`` with ``:within: 0.1``.
 
+With ``:code:`` the code of the next cell is covered as well, where it gives the answer away.
+
 Here only the plain form is written, which says all: that is what readers without scripts and
 printed pages get. ``book/_static/predict.js`` makes the form out of it and covers what this
-module marks: the output of the code cell that follows (of the first that has one), and the text
-from there to the next heading, code cell or prediction.
+module marks: up to the next heading or prediction the outputs of the code cells, and the text
+that speaks of them. What teaches stays open, since a reader may pass by the question: the
+paragraph that leads over to the next cell, and text from a numbered formula or a live figure on.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ import zlib
 from itertools import takewhile
 
 from docutils import nodes
+from docutils.parsers.rst import directives
+from playground import widget
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -42,7 +47,11 @@ class Predict(SphinxDirective):
     """A question that the reader answers before seeing what follows."""
 
     has_content = True
-    option_spec = {"answer": str.strip, "within": str.strip}  # noqa: RUF012
+    option_spec = {  # noqa: RUF012
+        "answer": str.strip,
+        "within": str.strip,
+        "code": directives.flag,
+    }
 
     def run(self) -> list[nodes.Node]:
         """The question, its answers as a lettered list, and the right one."""
@@ -55,6 +64,7 @@ class Predict(SphinxDirective):
 
         node = prediction(answer=right, page=self.env.docname)
         node["within"] = self.options.get("within", "")
+        node["code"] = "code" in self.options
         words = (
             f"{self.env.docname}\n{content.astext()}"  # another question is asked anew
         )
@@ -126,24 +136,28 @@ def cover(app, doctree):
         name = question["ids"][0]
         siblings = question.parent.children
         after = siblings[siblings.index(question) + 1 :]
-        outputs = [o for cell in cells_until_heading(after) for o in outputs_of(cell)]
-        if not outputs:
+        section = list(takewhile(lambda node: not is_end(node), after))
+        cells = [node for node in section if is_cell(node)]
+        speaking = [cell for cell in cells if outputs_of(cell)]
+        if not speaking:
             LOGGER.warning(
                 "{predict}: no code cell before the next heading has an output to cover",
                 location=question,
             )
             continue
-        cell = outputs[0].parent  # one that only defines has none
-        outputs = outputs_of(cell)
-        for output in outputs:
-            output["classes"] += ["predict-cover", f"by-{name}"]
-        wrap(text_after(cell), name)
+        for cell in speaking:
+            for output in outputs_of(cell):
+                output["classes"] += ["predict-cover", f"by-{name}"]
+            wrap(answer_after(cell), name)
+        if question["code"]:
+            for part in speaking[0].children:
+                if part.get("nb_element") == "cell_code_source":
+                    part["classes"] += ["predict-cover", f"by-{name}"]
 
 
-def cells_until_heading(after: list[nodes.Node]) -> list[nodes.Element]:
-    """The code cells of a section among what follows."""
-    section = takewhile(lambda node: not isinstance(node, nodes.section), after)
-    return [node for node in section if is_cell(node)]
+def is_end(node: nodes.Node) -> bool:
+    """Whether a question covers nothing from here on."""
+    return isinstance(node, nodes.section | prediction)
 
 
 def outputs_of(cell: nodes.Element) -> list[nodes.Element]:
@@ -155,16 +169,24 @@ def outputs_of(cell: nodes.Element) -> list[nodes.Element]:
     ]
 
 
-def text_after(cell: nodes.Element) -> list[nodes.Node]:
-    """What follows a cell, up to the next heading, code cell or prediction."""
-    siblings, found = cell.parent.children, []
-    for node in siblings[siblings.index(cell) + 1 :]:
-        if is_cell(node) or isinstance(node, nodes.section | prediction):
-            break
-        found.append(node)
+def answer_after(cell: nodes.Element) -> list[nodes.Node]:
+    """What is said of a cell's outputs, up to what is taught or leads on to the next cell."""
+    siblings = cell.parent.children
+    after = siblings[siblings.index(cell) + 1 :]
+    found = list(takewhile(lambda node: not (is_end(node) or is_cell(node)), after))
+    leads_on = len(found) < len(after) and is_cell(after[len(found)])
+    if leads_on and len(found) > 1:
+        found.pop()
+    found = list(takewhile(lambda node: not teaches(node), found))
     while found and isinstance(found[-1], nodes.target | nodes.comment):
         found.pop()  # the label of the next heading is not text to be covered
     return found
+
+
+def teaches(node: nodes.Node) -> bool:
+    """Whether a piece of text holds more than an answer: a numbered formula, a live figure."""
+    numbered = any(formula.get("label") for formula in node.findall(nodes.math_block))
+    return numbered or any(node.findall(widget))
 
 
 def wrap(covered: list[nodes.Node], name: str):

@@ -36,6 +36,7 @@ INSTALL = """# Installs the book's code; run once per session.
 %pip install -q "cloudpickle>=3.0" "psutil>=5.9" "scikit-learn>=1.4" "tqdm>=4.63"
 """
 REQUIREMENT = re.compile(r"(git\+(https|file)://|https://|file://)[^\s\"';|&$`\\]+")
+HEADING = re.compile(r"^#{1,6} ", re.M)  # where what a question covers ends
 CONTENTS = "00_contents"
 START = """# Batch Normalization from First Principles
 
@@ -81,7 +82,8 @@ def edition(
     asked = solution = False  # to predict what comes next; inside a solution
     for cell in book.chapters[name]:
         if cell["cell_type"] == "markdown":
-            asked = "```{predict}" in cell["source"]
+            over = HEADING.search(cell["source"])
+            asked = "```{predict}" in cell["source"] or (asked and not over)
             text, solution = plain.around_solutions(
                 cell["source"], solution, name, book
             )

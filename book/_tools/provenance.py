@@ -7,9 +7,9 @@ no longer fits.
 
 It is taken of what the code *does*: of its syntax tree, without comments, docstrings, annotations,
 formatting and the order of neighbouring imports. To explain code better therefore costs no
-execution, which for all chapters takes most of an hour. Where a cell prints a piece of source text, comments and
-all, the fingerprint does not see a new comment: such cells carry ``nbval-check-output``, so that
-every test run compares what they print.
+execution, which for all chapters takes most of an hour. Where a cell prints a piece of source
+text, comments and all, the fingerprint does not see a new comment: such cells carry
+``nbval-check-output``, so that every test run compares what they print.
 """
 
 from __future__ import annotations

@@ -48,4 +48,4 @@ loaded.load_state_dict(torch.load("digits.pt", weights_only=True))
 loaded.eval()
 image, label = test_loader.dataset[0]
 with torch.no_grad():
-    print("预测", loaded(image[None]).argmax(1).item(), "，实际", label.item())
+    print(f"预测 {loaded(image[None]).argmax(1).item()}，实际 {label.item()}")

@@ -229,6 +229,113 @@ def test_one_nan_stays_for_ever():
     assert norm.running_mean.isnan().tolist() == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("norm", "causal"),
+    [
+        (nn.BatchNorm1d(4), True),
+        (nn.GroupNorm(2, 4), False),
+        (nn.InstanceNorm1d(4), False),
+        (nn.InstanceNorm1d(4, track_running_stats=True), True),
+    ],
+)
+def test_later_frames_change_earlier_outputs_of_norms_over_time(norm, causal):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 10)
+    norm(x)
+    later = x.clone()
+    later[:, :, 5:] += 3
+    with torch.no_grad():
+        before, after = (norm.eval()(one)[:, :, :5] for one in (x, later))
+    assert torch.equal(before, after) == causal
+
+
+def test_tracking_switched_off_later_changes_nothing_in_evaluation():
+    torch.manual_seed(0)
+    norm, x = nn.BatchNorm1d(3), torch.randn(8, 3) + 2
+    norm(x)
+    before = norm.eval()(x)
+    norm.track_running_stats = False
+    assert torch.equal(before, norm(x))
+    norm.train()(
+        x
+    )  # as Lightning's freeze leaves it: the batch normalises, nothing moves
+    assert norm.num_batches_tracked == 1
+    assert norm(x).mean().abs() < 1e-6 < before.mean().abs()
+
+
+def test_a_channel_with_gamma_zero_is_the_constant_that_the_faq_says():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    with torch.no_grad():
+        net[0].weight[3], net[0].bias[3] = 0, 0.7
+        x, kept = torch.randn(8, 5), [0, 1, 2, 4]
+        hidden = net[1](net[0](x))[:, kept]
+        short = hidden @ net[2].weight[:, kept].T + net[2].bias
+        constant = net[0].bias[3].relu() * net[2].weight[:, 3]
+        assert not torch.allclose(short, net(x))
+        torch.testing.assert_close(short + constant, net(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_sum_of_outputs_gives_each_own_derivative_in_evaluation_only(training):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+    net(torch.randn(64, 1))
+    net.train(training)
+    x = torch.randn(16, 1, requires_grad=True)
+    (of_sum,) = torch.autograd.grad(net(x).sum(), x, retain_graph=True)
+    (own,) = torch.autograd.grad(net(x)[3, 0], x)
+    assert torch.allclose(of_sum[3], own[3]) == (not training)
+
+
+def test_one_scale_for_a_folded_matrix_rounds_small_rows_badly():
+    torch.manual_seed(0)
+    weight = torch.randn(64, 32) * torch.logspace(-2, 1, 64)[:, None]  # gamma / sigma
+
+    def error(scale):
+        rounded = (weight / scale).round() * scale
+        return ((rounded - weight).norm(dim=1) / weight.norm(dim=1)).mean()
+
+    whole = error(weight.abs().max() / 127)
+    rows = error(weight.abs().amax(1, keepdim=True) / 127)
+    assert whole > 10 * rows
+
+
+def test_dropout_alone_can_be_in_training_mode():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    x = torch.randn(4, 3)
+    assert not torch.equal(model(x), model(x))
+    assert model[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(("norm", "arrays"), [(False, 2), (True, 3)])
+def test_a_norm_keeps_one_more_array_for_the_backward_pass(norm, arrays):
+    layers = [nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)]
+    if not norm:
+        del layers[1]
+    kept, x = {}, torch.randn(8, 4, 16, 16)
+
+    def pack(tensor):
+        if tensor.numel() == x.numel():
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        nn.Sequential(*layers)(x)
+    assert len(kept) == arrays
+
+
+def test_a_trace_keeps_the_mode_in_which_it_was_made():
+    x = torch.randn(16, 3) + 5
+    traced = torch.jit.trace(nn.BatchNorm1d(3), x, check_trace=False).eval()
+    assert not traced.training
+    assert traced(x).mean().abs() < 1e-5  # by the batch: the running mean is near 0
+
+
 def test_the_list_on_top_of_the_faq_is_made_from_its_headings():
     page = (BOOK / "faq.md").read_text("utf8")
     assert "```{contents}" in page

@@ -57,6 +57,27 @@ def test_chapters_stand_in_the_order_of_their_numbers():
     assert chapters == sorted(chapters)
 
 
+def section_numbers(chapter: Path) -> dict[str, str]:
+    """The number that the book prints before each labelled heading, by label."""
+    text = re.sub(r"^(`{3,}).*?^\1$", "", prose(chapter), flags=re.M | re.S)
+    counts, found = [int(chapter.name[:2])], {}
+    for label, level in re.findall(r"(?:^\(([\w-]+)\)=\n+)?^(##+) ", text, re.M):
+        depth = len(level)
+        counts = (counts + [0] * depth)[:depth]
+        counts[-1] += 1
+        found[label] = ".".join(map(str, counts))
+    return found
+
+
+@pytest.mark.parametrize(
+    "chapter", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem
+)
+def test_a_section_is_called_by_its_number(chapter):
+    numbers = section_numbers(chapter)
+    named = re.findall(r"`Section ([\d.]+) <([\w-]+)>`", prose(chapter))
+    assert [(numbers.get(label), label) for _, label in named] == named
+
+
 def test_settings_name_no_address_of_the_repository():
     assert "repository" not in CONFIG
     assert "://" not in (ROOT / "_config.yml").read_text("utf8")

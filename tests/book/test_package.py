@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import bnutils
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "bnutils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -43,6 +45,19 @@ def test_public_names_are_documented_and_typed(path):
 def test_the_map_names_every_module_and_folder():
     told = ast.get_docstring(tree(PACKAGE / "__init__.py"))
     assert sorted(re.findall(r"^``([a-z]\w*)``", told, re.M)) == sorted(PUBLIC)
+
+
+def test_a_module_is_there_after_importing_the_package_alone():
+    code = (
+        "import sys, bnutils; assert 'bnutils.doctor' not in sys.modules; "
+        "assert 'doctor' in dir(bnutils); bnutils.doctor.examine"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_module_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(AttributeError, match=r"'docter'; its modules: .*doctor, "):
+        bnutils.docter  # noqa: B018
 
 
 @each

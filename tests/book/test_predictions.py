@@ -21,13 +21,17 @@ CELLS = [
     "It is 0.41 points.\n\nThat is more than none.\n\n(next)=\n## After\n\nOpen text.",
     asked.question("What is a half?", ":answer: -0.5", ":within: 0.1"),
     asked.code("first", "second"),
+    "Of these two the first is right.\n\nThe next cell leads on.",
     asked.code("the next cell"),
-    "The text after the next cell.\n\n## Defined first",
+    "The text after the next cell.\n\n```{math}\n:label: eq-asked\nx = 1\n```\n\n"
+    "A definition.\n\n## Defined first",
     asked.question("Which?\n\n- this\n- that", ":answer: A"),
     asked.code(),
     "The function is there; now it runs.",
     asked.code("this"),
     "It was this one.",
+    asked.question("And the code?\n\n- this\n- that", ":answer: B", ":code:"),
+    asked.code("seen after it"),
 ]
 
 
@@ -51,10 +55,18 @@ def test_output_and_text_up_to_the_next_heading_are_covered(page):
     assert "How much" not in text
 
 
-def test_cover_ends_at_the_next_code_cell(page):
+def test_later_outputs_of_the_section_are_covered_too(page):
     text = covered(page, 1)
     assert "first" in text and "second" in text
-    assert "next cell" not in text
+    assert "the next cell" in text and "The text after" in text
+    assert "Defined first" not in text
+
+
+def test_what_leads_on_and_what_teaches_stays_open(page):
+    text = covered(page, 1)
+    assert "Of these two" in text
+    assert "leads on" not in text
+    assert "A definition" not in text
 
 
 def test_cell_that_only_defines_has_nothing_to_cover(page):
@@ -63,7 +75,9 @@ def test_cell_that_only_defines_has_nothing_to_cover(page):
     assert "now it runs" not in text
 
 
-def test_code_stays_open(page):
+def test_code_stays_open_unless_it_gives_the_answer_away(page):
+    (covered_code,) = page.select(".cell_input.predict-cover")
+    assert f"by-{page.select('.predict')[3]['id']}" in covered_code["class"]
     assert not page.select(".predict-cover .cell_input")
 
 
@@ -80,7 +94,7 @@ def test_without_scripts_the_page_says_all(page):
 
 
 def test_questions_have_names_of_their_own_that_their_words_give(page):
-    first, second, _ = (asking["id"] for asking in page.select(".predict"))
+    first, second, *_ = (asking["id"] for asking in page.select(".predict"))
     assert first != second
 
 

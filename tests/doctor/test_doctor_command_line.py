@@ -90,7 +90,20 @@ def test_a_checkpoint_is_loaded_before_the_examination(script, capsys, tmp_path)
     assert main([*arguments, "--key", "state"]) == 1
     assert "nonfinite-statistics" in capsys.readouterr().out
     assert main(arguments) == 2  # not strict would load nothing
+    assert "give --key state" in capsys.readouterr().err
+    assert main([*arguments, "--key", "model"]) == 2
+    assert "holds no 'model', but: state" in capsys.readouterr().err
+    torch.save({"epoch": torch.tensor(3)}, tmp_path / "last.pt")
+    assert main(arguments) == 2
     assert "Missing key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_checkpoint_of_a_wrapped_model_is_loaded(script, capsys, tmp_path, wrapper):
+    state = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4)).state_dict()
+    state = {wrapper + name: value for name, value in state.items()}
+    torch.save(state, tmp_path / "last.pt")
+    assert main([f"{script}:fresh", "--checkpoint", "last.pt"]) == 0
 
 
 def test_python_dash_m_runs_it(monkeypatch, capsys):

@@ -251,3 +251,49 @@ def test_scores_of_one_column_that_leave_zero_to_one_are_told_by_the_sign():
     model = nn.Sequential(voter(classes=1), nn.Softplus())
     found = doctor.examine(model, data).comparison
     assert found.accuracy["training"] == 1
+
+
+def test_a_model_that_was_not_trained_is_not_made_to_look_ill():
+    model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8))
+    report = doctor.examine(model, [5 + 3 * torch.randn(32, 4) for _ in range(4)])
+    words = " ".join(str(report).split())
+    assert "as it must before training: no statistics are learned yet" in words
+    assert "recalibrated" not in words
+
+
+def test_lazy_layers_have_no_modes_to_compare():
+    model = nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Linear(8, 2))
+    report = doctor.examine(model, [torch.randn(32, 4) for _ in range(4)])
+    assert report.comparison is None
+    assert "modes were not compared" in " ".join(str(report).split())
+
+
+def test_evaluation_that_is_nan_is_not_called_random():
+    model = voter()
+    model[0].running_var[0] = float("nan")
+    report = doctor.examine(model, standard())
+    words = " ".join(str(report).split())
+    assert "batch-dependent (evaluation gives values that are not finite)" in words
+
+
+@pytest.mark.parametrize(
+    ("scale", "severity"), [(1.0, "error"), (1e-3, "warning"), (1e-5, "note")]
+)
+def test_stale_statistics_weigh_what_they_do_to_the_answers(scale, severity):
+    """The norm with statistics far off adds a little to what decides the label."""
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm1d(16)
+            self.bn.running_mean.fill_(300)
+            self.bn.num_batches_tracked.fill_(1000)
+            self.bn.bias.data[0] = 1e-4
+
+        def forward(self, x):
+            y = x[:, :2].sign() + scale * self.bn(x)[:, :2] * torch.tensor([1, 0.5])
+            return y + torch.tensor([0.3, 0.0])
+
+    data = [(x, (x[:, 0].sign() + 0.3 < x[:, 1].sign()).long()) for x in standard()]
+    report = doctor.examine(Sum(), data)
+    assert {f.severity for f in report["stale-statistics"]} == {severity}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnutils import _batches
+from bnutils import _batches, doctor
 
 A, B, C = torch.zeros(4, 2), torch.ones(4, 2), torch.arange(4)
 PICTURES = [torch.zeros(3, 5, 6), torch.zeros(3, 7, 4)]
@@ -214,3 +214,42 @@ def test_lists_for_each_example_are_mixed_as_well():
     assert (even[1], odd[1]) == (["a", "c"], ["b", "d"])
     assert even[0][0] is PICTURES[0]
     assert odd[0][1] is other[1]
+
+
+class Gathered(nn.Module):
+    """Sums over the ends of edges, a pair of row numbers each, as PyTorch Geometric has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(8, 16, bias=False)
+        self.bn = nn.BatchNorm1d(16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x, edge_index):
+        h = self.lin(x)
+        h = torch.zeros_like(h).index_add(0, edge_index[1], h[edge_index[0]])
+        return self.head(self.bn(h).relu())
+
+
+@pytest.mark.parametrize("growth", [0, 1])
+def test_graphs_with_lists_of_edges_are_healthy_of_one_size_or_of_many(growth):
+    torch.manual_seed(0)
+    graphs = []
+    for i in range(8):
+        nodes = 40 + growth * i
+        x = torch.randn(nodes, 8) + 0.1 * torch.randn(8)
+        graphs.append((x, torch.randint(nodes, (2, 5 * nodes))))
+    model = Gathered()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(40):
+        for x, edges in graphs:
+            optimizer.zero_grad()
+            scores = model(x, edges)
+            nn.functional.cross_entropy(scores, (x[:, 0] > 0).long()).backward()
+            optimizer.step()
+    report = doctor.examine(model, graphs, optimizer)
+    assert report.batches == 8
+    assert report.codes == []
+    assert report.comparison.linked
+    one = doctor.examine(model, graphs[:1], optimizer)
+    assert "three graphs are needed" in " ".join(str(one).split())

@@ -50,6 +50,23 @@ def test_skeleton_counts_as_unanswered(double, answer):
     assert "not answered yet" in verdict.remark
 
 
+def test_a_function_that_works_and_returns_nothing_is_told_so(double):
+    def answer(x):
+        x = 2 * x
+
+    verdict = exercises.check("99.1", answer)
+    assert not verdict
+    assert "returned nothing" in verdict.remark and "`return`" in verdict.remark
+
+
+def test_a_body_of_dots_is_certainly_not_answered(double):
+    def answer(x):
+        # your code here
+        ...
+
+    assert "not answered yet" in exercises.check("99.1", answer).remark
+
+
 def test_answer_that_raises_is_wrong_and_its_error_is_shown(double):
     def answer(x):
         x = int(x)

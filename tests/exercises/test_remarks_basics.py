@@ -12,6 +12,7 @@ from solutions import changed, ids, verdict_words
 from torch import nn
 
 from bnutils import norm
+from bnutils.arrays import batch_norm_forward
 from bnutils.exercises import ch05
 from bnutils.norm import BatchNorm1d, batch_norm_backward
 
@@ -116,6 +117,18 @@ def last(axes, ddof=0, outside=False, fixed=None, affine=True):
     return answer
 
 
+def by_reshape(there, back):
+    """Channels last through the layer for (N, C, L), with reshape or swapaxes."""
+
+    def answer(x, weight, bias, eps):
+        n, length, channels = x.shape
+        z = x.reshape(n, channels, length) if there else x.swapaxes(1, 2)
+        y = batch_norm_forward(z, weight, bias, eps)
+        return y.reshape(x.shape) if back else y.swapaxes(1, 2)
+
+    return answer
+
+
 def welford(x):
     """One pass, one example at a time, from the first one on."""
     mean, squares = 0 * x[0], 0 * x[0]
@@ -150,6 +163,9 @@ ROWS["02.1"] = [
     (lambda s: (s[1], 99), "which axis"),
     (lambda s: (s[0], s[1]), "positions"),
     (lambda s: (1, s[1]), "is wrong"),
+    (lambda s: int(np.prod(s)) // s[1], "return two numbers"),
+    (lambda s: (s[0], s[1], 1), "return two numbers"),
+    (lambda s: np.array([int(np.prod(s)) // s[1], s[1]]), "right"),
 ]
 
 ROWS["02.2"] = [
@@ -163,11 +179,19 @@ ROWS["02.2"] = [
     (last((0, 1), affine=False), "weight and bias are missing"),
     (lambda x, weight, bias, eps: x[0], "has shape"),
     (lambda x, weight, bias, eps: x, "largest error"),
+    (by_reshape(True, True), "reshape does not move an axis"),
+    (by_reshape(True, False), "reshape does not move an axis"),
+    (by_reshape(False, True), "reshape does not move an axis"),
+    (by_reshape(False, False), "right"),
 ]
 
 ROWS["02.3"] = [
     (lambda x: (x**2).mean(0) - x.mean(0) ** 2, "numbers you square small?"),
-    (lambda x: x.var(0), "largest error"),
+    (lambda x: x.var(0), "x itself is averaged"),
+    (lambda x: ((x - np.mean(x, 0)) ** 2).mean(0), "x itself is averaged"),
+    (lambda x: (x**2).sum(0) / 256 - (x.sum(0) / 256) ** 2, "you square small?"),
+    (lambda x: (x - x[0, 0]).var(0), "each channel needs its own number"),
+    (lambda x: (x - np.median(x)).var(0), "each channel needs its own number"),
     (lambda x: (x - x.mean(0)).var(0), "averaged"),
     (lambda x: (x - np.sum(x, 0) / np.float32(256)).var(0), "averaged"),
     (lambda x: ((x - sum(x) / 256) ** 2).mean(0), "largest error"),
@@ -297,6 +321,30 @@ ROWS["03.2"] = [
         in_eval(lambda d, x, w, m, v, e: w / np.sqrt(v + e) * (d - d.mean(0))),
         "no road leads",
     ),
+    (
+        in_eval(
+            lambda d, x, w, m, v, e: (
+                w
+                / np.sqrt(v + e)
+                * (d - d.mean(0) - (x - m) * (d * (x - m)).mean(0) / (v + e))
+            )
+        ),
+        "in training only",
+    ),
+    (
+        in_eval(lambda d, x, w, m, v, e: w / np.sqrt(v) * d),
+        "dx: the argument eps is not used",
+    ),
+    (
+        in_eval(lambda d, x, w, m, v, e: w / np.sqrt(v + 1e-5) * d),
+        "dx: another eps",
+    ),
+    (
+        in_eval(
+            dweight=lambda d, x, w, m, v, e: (d * (x - m) / np.sqrt(v)).sum(0),
+        ),
+        "dweight: the argument eps is not used",
+    ),
     (in_eval(lambda d, x, w, m, v, e: d * 7), "dx: the largest error"),
     (in_eval(dweight=lambda d, x, *_: (d * x).sum(0)), "dweight uses x"),
     (
@@ -331,6 +379,17 @@ ROWS["03.3"] = [
     (scaled(lambda d, x_hat, along, s: (d + x_hat * along) / s), "the sign"),
     (scaled(lambda d, x_hat, along, s: (d - x_hat * s * along) / s), "a factor s"),
     (scaled(lambda d, x_hat, along, s: (d - 2 * x_hat * along) / s), "a factor 2"),
+    (
+        lambda d, x, eps: scaled(lambda d, h, along, s: (d - h * along) / s)(d, x, 0),
+        "the argument eps is not used",
+    ),
+    (
+        lambda d, x, eps: scaled(lambda d, h, along, s: (d - h * along) / s)(
+            d, x, 1e-5
+        ),
+        "another eps",
+    ),
+    (scaled(lambda d, x_hat, along, s: (d - x_hat * along) / s), "right"),
     (scaled(lambda d, x_hat, along, s: d.sum(0)), "dx has shape (4,)"),
     (scaled(lambda d, x_hat, along, s: 3 * d), "dx: the largest error"),
 ]
@@ -419,6 +478,41 @@ class AlmostAllChecks(BatchNorm1d):
         self._check_channels(x)
 
 
+class NoKind(BatchNorm1d):
+    def _check_input(self, x):
+        if x.dim() != 4:
+            raise ValueError
+        if self.training and (x.numel() == x.size(1) or self.eps <= 0):
+            raise ValueError
+        self._check_channels(x)
+
+
+class NoEps(BatchNorm1d):
+    def _check_input(self, x):
+        if x.dim() != 4 or (self.training and x.numel() == x.size(1)):
+            raise ValueError
+        self._check_channels(x)
+        self._check_kind(x)
+
+
+class All(BatchNorm1d):
+    def _check_input(self, x):
+        if x.dim() != 4:
+            raise ValueError
+        super()._check_input(x.flatten(2))
+
+
+class Unfinished(nn.Module):
+    """The chapter's layer where its cells on refusals have not been run."""
+
+
+Unfinished.__name__ = "BatchNorm1d"
+
+
+class OnUnfinished(Unfinished):
+    pass
+
+
 class OverExamplesOnly(BatchNorm1d):
     def forward(self, x):
         return ((x - x.mean(0)) / x.std(0)) if self.training else x
@@ -445,6 +539,12 @@ def masked(x, mask, m=None, square=None, correction=0):
     mean = torch.where(real, x, 0).sum((0, 2), keepdim=True) / (m or count)
     squares = square(x, mean, real) if square else torch.where(real, x - mean, 0) ** 2
     return mean.flatten(), squares.sum((0, 2)) / (count - correction)
+
+
+def by_multiplying(x, mask):
+    real, m = mask[:, None].float(), mask.sum()
+    mean = (x * real).sum((0, 2), keepdim=True) / m
+    return mean.flatten(), (((x - mean) * real) ** 2).sum((0, 2)) / m
 
 
 def mean_by_sequence(x, mask):
@@ -534,6 +634,10 @@ ROWS["04.4"] = [
     (NoCheck, "four-dimensional"),
     (OnlyDimensions, "one channel for a layer of three"),
     (AlmostAllChecks, "one value per channel"),
+    (NoKind, "a check is gone: float64"),
+    (NoEps, "a check is gone: eps = 0"),
+    (All, "right"),
+    (OnUnfinished, "run the cells under"),
     (OverExamplesOnly, "statistics over N, H and W?"),
     (Flattened, "became (4, 3, 10)"),
     (TwoMethods, "more than one method"),
@@ -546,6 +650,9 @@ ROWS["04.4"] = [
 ]
 
 ROWS["04.5"] = [
+    (by_multiplying, "choose with torch.where, do not multiply"),
+    (lambda x, k: [v.tolist() for v in masked(x, k)], "right"),
+    (lambda x, k: torch.var_mean(x.mT[k], 0, correction=0)[::-1], "right"),
     (lambda x, k: (x.mean((0, 2)), x.var((0, 2))), "all 24 positions; 12 are real"),
     (lambda x, k: masked(x + 1e-2 * k[:, None], k, 24), "the mean is off by"),
     (lambda x, k: masked(torch.where(k[:, None], x, 0), k, 24), "divide by the 12"),
@@ -627,6 +734,20 @@ class Biased(Update):
     bessel = 0
 
 
+class Increment(norm.BatchNorm1d):
+    """In place, the difference added: small variances lose their last digits."""
+
+    @torch.no_grad()
+    def _update_running_stats(self, mean, var, m):
+        if self.running_mean is None or m == 0:
+            return
+        f = self.momentum
+        if f is None:
+            f = 1 / float(self.num_batches_tracked)
+        self.running_mean += f * (mean - self.running_mean)
+        self.running_var += f * (var * m / (m - 1) - self.running_var)
+
+
 for kind in (Zero, NoAverage, NewTensor, Biased):  # the method is in the class itself
     kind._update_running_stats = Update._update_running_stats
 
@@ -697,7 +818,8 @@ ROWS["05.2"] = [
     (Zero, "momentum=0 means that nothing moves"),
     (NoAverage, "momentum=None is the plain average"),
     (NewTensor, "who held the buffers"),
-    (Biased, "still fails at 'running variance'"),
+    (Biased, "still fails at 'running variance': running_var: off by about"),
+    (Increment, "'quiet channels': evaluation: off by about"),
     (Elsewhere, "keep the one method"),
     (nn.BatchNorm1d, "not the repaired class"),
     (norm.BatchNorm1d, "not the repaired class"),
@@ -719,7 +841,11 @@ ROWS["05.3"] = [
     (momentum_check(rtol=1e-7), "two in the last place"),
     (momentum_check(names=["running_var"]), "running mean alone"),
     (momentum_check(names=["running_mean"]), "running variance alone"),
-    (lambda cls: 1.0, "True or False"),
+    (lambda cls: 1.0, "return True or False, not a value of type float"),
+    (lambda cls: torch.tensor([True, True]), "not an array of shape (2,)"),
+    (lambda cls: torch.tensor(1.0), "and type torch.float32"),
+    (lambda cls: torch.tensor(momentum_check()(cls)), "right"),
+    (lambda cls: np.array(momentum_check()(cls)), "right"),
     (lambda cls: np.bool_(momentum_check()(cls)), "right"),
 ]
 
@@ -777,7 +903,8 @@ ROWS["06.4"] = [
     (lambda s: s * (1 / 0.99**2 - 1), "added to the variance"),
     (lambda s: s**2 * (1 - 0.99**2), "algebra"),
     (lambda s: 0.0, "positive"),
-    (lambda s: 1e-5, "leaves an output std of 0.999500"),
+    (lambda s: 1e-5, "std of 0.999500: a larger eps would still do"),
+    (lambda s: 1.0, "leaves an output std of 0.099504"),
 ]
 
 

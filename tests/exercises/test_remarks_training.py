@@ -5,6 +5,7 @@ A row is an answer and words of the remark on it, or "right".
 
 from __future__ import annotations
 
+import copy
 import math
 from types import MethodType
 
@@ -97,6 +98,23 @@ def by_a_bound_function(model):
     return model
 
 
+def on_a_copy(model):
+    return ByClass(copy.deepcopy(model))
+
+
+def returning_nothing(model):
+    class Forgetful(ByClass):
+        def train(self, mode=True):
+            super().train(mode)
+
+    return Forgetful(model)
+
+
+def linear_too(model):
+    model.requires_grad_(False)
+    return ByClass(model)
+
+
 def everything(model):
     model.requires_grad_(False).eval()
     model.train = lambda mode=True: model
@@ -109,23 +127,38 @@ ROWS["07.1"] = [
     (steps, "whole"),
     (lambda a, p: math.floor(steps(a, p)), "off by one"),
     (lambda a, p: 7, "leave"),
+    (lambda a, p: math.ceil(steps(a, p) - 1e-9), "right"),
+    (lambda a, p: math.ceil(steps(a, p) + 1e-9), "right"),
+    (lambda a, p: float(math.ceil(steps(a, p))), "right"),
 ]
 
 ROWS["07.2"] = [
     (chain(lambda d: d / 2), "first layer is right"),
     (chain(lambda d: d - 1), "loss of variance"),
-    (lambda layers, loss: 500.0, "whole number"),
+    (lambda layers, loss: 500.5, "whole number"),
+    (lambda layers, loss: math.inf, "whole number"),
     (lambda layers, loss: 1, "no variance"),
-    (lambda layers, loss: 10**6, "with one less"),
-    (lambda layers, loss: 3, "loses"),
-    (changed("07.2", lambda m, *given: max(2, m - 1)), "the std loses"),
+    (lambda layers, loss: 10**6, "fewer values are enough"),
+    (lambda layers, loss: 3, "the std loses 0.978761: more values are needed"),
+    (changed("07.2", lambda m, *given: max(2, m - 1)), "one more value is needed"),
+    (changed("07.2", lambda m, layers, _: m + (layers == 1)), "with 1 layer, a loss"),
+    (changed("07.2", lambda m, *given: float(m)), "right"),
+    (changed("07.2", lambda m, *given: np.int64(m)), "right"),
+    (changed("07.2", lambda m, layers, loss: 10 if layers == 3 else m), "right"),
+    (changed("07.2", lambda m, layers, loss: 11 if layers == 3 else m), "right"),
+    (changed("07.2", lambda m, layers, loss: 12 if layers == 3 else m), "fewer"),
+    (changed("07.2", lambda m, layers, loss: 9 if layers == 3 else m), "one more"),
 ]
 
 ROWS["07.3"] = [
     (only_requires_grad, "right after freezing"),
     (until_train, "after model.train()"),
     (lambda model: lasting(model, gradients=True), "optimiser could still change"),
-    (everything, "Linear"),
+    (everything, "the Linear layers should go on learning"),
+    (linear_too, "the Linear layers should go on learning"),
+    (on_a_copy, "the Linear layers are copies"),
+    (returning_nothing, "train() should return the model itself"),
+    (ByClass, "right"),
     (lambda model: lasting(model, only=(BatchNorm, nn.Dropout)), "other modules"),
     (lambda model: bool(lasting(model)), "return a model"),
     (lasting, "after convert_sync_batchnorm"),
@@ -184,6 +217,7 @@ ROWS["08.1"] = [
     (count(2, last=0), "last Linear has a bias"),
     (count(2, last=2), "no batch norm after the last"),
     (count(2, last=3), "no batch norm after the last"),
+    (count(0), "each hidden width adds γ and β"),
     (lambda sizes: 0, "counted wrong"),
 ]
 
@@ -202,6 +236,9 @@ ROWS["08.2"] = [
         "seed by seed",
     ),
     (lambda a, b: (gain(a, b).mean(), 7), "not the standard error"),
+    (lambda a, b: gain(a, b).mean(), "return two numbers"),
+    (lambda a, b: gain(a, b), "return two numbers"),
+    (changed("08.2", lambda y, *given: np.array(y)), "right"),
 ]
 
 ROWS["08.3"] = [
@@ -211,6 +248,11 @@ ROWS["08.3"] = [
     (lambda net, x, y: table(net, x, y, swap=True), "rows are the true"),
     (by_batch, "statistics of the batch"),
     (lambda net, x, y: table(net, x, y) + 1, "some counts are wrong"),
+    (lambda net, x, y: table(net, x, y).flatten(), "the table has shape (100,)"),
+    (lambda net, x, y: table(net, x, y).float(), "of type torch.float32: make it an"),
+    (lambda net, x, y: table(net, x, y).double().numpy(), "of type float64"),
+    (lambda net, x, y: table(net, x, y).numpy(), "right"),
+    (lambda net, x, y: table(net, x, y).tolist(), "right"),
 ]
 
 

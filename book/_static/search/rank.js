@@ -16,6 +16,8 @@
     "\\w(Error|Exception|Warning)\\b|Traceback|\\bgot\\b|\\bexpect(ed|s)?\\b|\\bmust\\b|\\bcannot\\b|\\bcan't\\b|" +
       "\\bmismatch\\b|\\bunexpected\\b|\\bmissing\\b|\\binvalid\\b|has no attribute|not (implemented|supported)|unsupported", "i");
   const ANSWERS = new Set(["message", "answer", "chinese"]); // pages that quote messages
+  const CLASS = /^\s*(?:[\w.]*(?:Error|Exception|Warning):\s*)+/; // in front of a pasted message
+  const ATTRIBUTE = /has no attribute ['"‘]?(\w+)/i;
   const HAN = /\p{Script=Han}/u;
   const TOKEN = /[\p{Script=Han}]+|[\p{L}\p{N}_]+/gu;
   const GREEK = { α: "alpha", β: "beta", γ: "gamma", ε: "epsilon", ϵ: "epsilon", μ: "mu", σ: "sigma" };
@@ -119,7 +121,7 @@
   bn.find = function (query) {
     prepared = prepared || prepare();
     const { entries, spread, average, words } = prepared;
-    const asked = tokens(query);
+    const asked = tokens(query.replace(CLASS, ""));
     const chinese = HAN.test(query);
     const whole = query.trim().toLowerCase();
     let wanted = telling(asked);
@@ -173,13 +175,18 @@
     return results.filter((result) => result.score > 0.08 * results[0].score);
   };
 
+  /* Whether a section has a name anywhere, in its code too. */
+  const holds = ({ h, t = "", c = "", i = [] }, name) => [h, t, c, ...i].join(" ").toLowerCase().includes(name);
+
   /* Why the results may not be what was asked for; "" where nothing speaks against them.
 
      "message": the query reads like an error message, and no heading of a message shares more with
      it than words that many messages have. "words": no section has the words that say most. A list
      of the nearest sections looks like an answer either way, so the page says that it is none. */
   bn.doubt = function (query, results) {
-    const words = telling(tokens(query));
+    const words = telling(tokens(query.replace(CLASS, "")));
+    const missing = ATTRIBUTE.exec(query)?.[1].toLowerCase();
+    if (missing && !results.slice(0, 3).some(({ section }) => holds(section, missing))) return "message";
     if (words.length > 2 && ERROR.test(query) && !HAN.test(query)) {
       const enough = Math.min(3, 0.6 * words.length);
       const known = results.slice(0, 3).some(
