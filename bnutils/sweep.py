@@ -21,7 +21,7 @@ from bnutils.progress import bar
 __all__ = ["Results", "run"]
 
 
-class Results(dict):  # type: ignore[type-arg]
+class Results(dict):
     """What each setting gave, by setting, in the order they were run.
 
     Attributes
