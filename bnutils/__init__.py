@@ -37,22 +37,19 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> "Any":
     """Import a module of the map at the first ``bnutils.name``."""
-    if name not in _modules_to_use():
-        raise AttributeError(
-            f"module 'bnutils' has no attribute {name!r}; its modules: "
-            + ", ".join(_modules_to_use())
-        )
     import importlib
 
+    there = [one for one in __dir__() if not one.startswith("_")]
+    if name not in there:
+        raise AttributeError(
+            f"module 'bnutils' has no attribute {name!r}; its modules: {', '.join(there)}"
+        )
     return importlib.import_module(f"bnutils.{name}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_modules_to_use()]
-
-
-def _modules_to_use() -> list[str]:
     import pkgutil
 
-    names = (module.name for module in pkgutil.iter_modules(__path__))
-    return [name for name in names if not name.startswith("_")]
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    hidden = [name for name in globals() if name.startswith("__")]
+    return [*hidden, *(name for name in modules if not name.startswith("_"))]

@@ -9,7 +9,8 @@ It is taken of what the code *does*: of its syntax tree, without comments, docst
 formatting and the order of neighbouring imports. To explain code better therefore costs no
 execution, which for all chapters takes most of an hour. Where a cell prints a piece of source
 text, comments and all, the fingerprint does not see a new comment: such cells carry
-``nbval-check-output``, so that every test run compares what they print.
+``nbval-check-output``, so that every test run compares what they print. The cells that check an
+exercise carry it too, so the checkers do not count: whatever they say is compared at every run.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pygments.token import Comment, String
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 KEY = "bnutils"  # in the notebook's metadata
+CHECKERS = "bnutils.exercises"
 CPP_SUFFIXES = {".h", ".hpp", ".cpp"}
 
 
@@ -67,18 +69,12 @@ def imports(source: str, package: str = "") -> set[str]:
 
 
 def modules(nb: dict, chapter: str) -> dict[str, Path]:
-    """Every module of ``bnutils`` that a notebook uses, by name.
-
-    The checkers of a chapter's exercises are imported by number when an answer is checked; they
-    count as imported by the notebook of that chapter.
-    """
+    """Every module of ``bnutils`` that a notebook uses, by name, but for the checkers."""
     pending = imports("\n".join(code_cells(nb)))
-    if "bnutils.exercises" in pending and module_file(f"bnutils.exercises.ch{chapter}"):
-        pending.add(f"bnutils.exercises.ch{chapter}")
     done: dict[str, Path] = {}
     while pending:
         name = pending.pop()
-        if name in done:
+        if name in done or name.startswith(CHECKERS):
             continue
         path = done[name] = module_file(name)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
@@ -139,7 +135,13 @@ def python_meaning(source: str, *, documented: bool = False) -> str:
                 setattr(node, field, _with_sorted_imports(value))
     if documented:
         _drop_docstring(tree)
+        tree.body = [node for node in tree.body if not _is_answer_of_last_resort(node)]
     return _dump(tree)
+
+
+def _is_answer_of_last_resort(node: ast.stmt) -> bool:
+    """Whether a statement only answers what raised an AttributeError before, or lists names."""
+    return isinstance(node, ast.FunctionDef) and node.name in {"__getattr__", "__dir__"}
 
 
 class _Untyped(ast.NodeTransformer):
@@ -173,6 +175,10 @@ class _Untyped(ast.NodeTransformer):
         if id(node) in self._kept:
             return node
         return node.value and ast.Assign([node.target], node.value)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt | None:
+        names = [getattr(target, "id", "") for target in node.targets]
+        return None if names == ["TYPE_CHECKING"] else node
 
     def visit_If(self, node: ast.If) -> ast.stmt | None:
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":

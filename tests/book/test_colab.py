@@ -48,11 +48,13 @@ def test_nothing_that_only_myst_reads_is_left(name):
 
 
 def hidden(name: str) -> set[str]:
-    """The cells whose output the reader is to predict: those that follow the question."""
+    """The cells that follow a question, up to the next heading."""
     found, asked = set(), False
     for cell in BOOK.chapters[name]:
         if cell["cell_type"] == "markdown":
-            asked = "```{predict}" in cell["source"]
+            lines = cell["source"].splitlines()
+            asked &= not any(line.startswith("#") for line in lines)
+            asked |= "```{predict}" in lines
         elif asked:
             found.add(cell["id"])
     return found

@@ -78,6 +78,13 @@ def test_checked_cells_have_something_to_check(path):
 
 
 @each
+def test_what_checkers_say_is_compared_since_they_do_not_count_in_the_fingerprint(path):
+    for cell in code(path):
+        if re.search(r"\bexercises\.", source(cell)):
+            assert "nbval-check-output" in tags(cell), source(cell)
+
+
+@each
 def test_no_output_a_reader_should_not_see(path):
     for cell in code(path):
         for output in cell["outputs"]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -196,15 +196,15 @@ def test_a_training_can_be_interrupted_and_says_what_is_missing(open_notebook):
         [search, f"epochs = 300  # long enough to be interrupted\n{source}"],
     )
     # The bar says that a first run is done.
-    bar = f"{NOTEBOOK}.content.widgets[{search}].outputArea.node.innerText"
+    bar = f"{NOTEBOOK}.content.widgets[{search}].outputArea.node.textContent"
     notebook.page.wait_for_function(f"() => /[1-7] of 8|[1-7]\\/8/.test({bar})")
     start = time.monotonic()
     notebook.page.evaluate("window.jupyterapp.commands.execute('kernelmenu:interrupt')")
     notebook.page.wait_for_function("() => window.stopped")
     assert time.monotonic() - start < 15
-    cell = notebook.cells()[search]
-    assert "interrupted after" in text_of(cell), json.dumps(cell["outputs"])[:2000]
-    assert not [o for o in cell["outputs"] if o["output_type"] == "error"]
-    later = notebook.place("SEEDS = (1, 2, 3)")
-    said = notebook.run(later)
-    assert "interrupted" in said or "stopped" in said, said
+    # The last lines of the cell need all eight runs: they say why one is missing.
+    said = text_of(notebook.cells()[search])
+    assert re.search(r"interrupted after [0-7] of 8 runs", said), said
+    assert "'chosen' is not defined" in notebook.run(
+        notebook.place("SEEDS = (1, 2, 3)")
+    )

@@ -1,4 +1,4 @@
-"""The live figures of chapters 1 and 3 as a reader uses them: by mouse, finger and keys."""
+"""The live figures of chapters 1, 3, 7 and 9 as a reader uses them: by mouse, finger and keys."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ api = pytest.importorskip("playwright.sync_api")
 PAGES = {
     "graph": "notebooks/03_backward.html",
     "deep": "notebooks/01_why_normalize.html",
+    "company": "notebooks/07_train_and_eval.html",
+    "walk": "notebooks/09_learning_rate_and_init.html",
+}
+# A button that changes the picture, and what is said then.
+ACTS = {
+    "graph": ("Next", "Line 1 forward"),
+    "deep": ("Layer 12", "BN in layer 12"),
+    "company": ("7 of a kind", "this 6 is read as 6 (60 %)"),
+    "walk": ("Next", "After 1 step:"),
 }
 each = pytest.mark.parametrize("name", PAGES)
 # A choice may take some frames to compute.
@@ -72,21 +81,16 @@ def to_step(box, step):
     box.get_by_role("slider", name="Step").fill(str(step))
 
 
-# Both
+# All of them
 
 
 @each
 def test_it_works_from_a_file(visit, name):
     page, trouble = visit((HTML / PAGES[name]).as_uri())
     box = figure(page, name)
-    if name == "graph":
-        press(box, "Next")
-        api.expect(box.locator(".pg-words")).to_contain_text("Line 1 forward")
-    else:
-        press(box, "Layer 12")
-        api.expect(box.locator(".pg-words")).to_contain_text(
-            "BN in layer 12", **SETTLED
-        )
+    button, words = ACTS[name]
+    press(box, button)
+    api.expect(box.locator(".pg-words")).to_contain_text(words, **SETTLED)
     assert trouble == []
 
 
@@ -124,12 +128,9 @@ def test_it_is_silent_until_the_reader_acts(opened, name):
     page.wait_for_timeout(1500)
     spoken = box.locator("[aria-live=polite]")
     api.expect(spoken).to_have_text("")
-    if name == "graph":
-        press(box, "Next")
-        api.expect(spoken).to_contain_text("Line 1 forward", **SETTLED)
-    else:
-        press(box, "Layer 3")
-        api.expect(spoken).to_contain_text("BN in layer 3", **SETTLED)
+    button, words = ACTS[name]
+    press(box, button)
+    api.expect(spoken).to_contain_text(words, **SETTLED)
 
 
 @each
@@ -138,7 +139,7 @@ def test_on_paper_there_is_the_picture_and_no_control(opened, name):
     page.emulate_media(media="print")
     still = page.locator(f'[data-playground="{name}"] > .pg-still')
     api.expect(still).to_be_visible()
-    for control in box.locator(".pg-controls, .pg-buttons").all():
+    for control in box.locator(".pg-controls, .pg-choice, .pg-buttons").all():
         api.expect(control).to_be_hidden()
 
 
@@ -151,9 +152,15 @@ def test_what_stands_below_keeps_its_place(visit, site, name, width):
     before = place.bounding_box()["height"]
     box = figure(page, name)
     heights = [place.bounding_box()["height"]]
-    moved = box.get_by_role("slider", name={"graph": "Step", "deep": "Gain"}[name])
-    for value in ("0", "20"):
-        moved.fill(value)
+    slider = box.get_by_role("slider", name="Gain" if name == "deep" else "Step")
+    changes = {
+        "company": [
+            lambda: press(box, "Take all out"),
+            box.get_by_role("radio", name="norm2").check,
+        ],
+    }.get(name, [lambda: slider.fill("0"), lambda: slider.fill("20")])
+    for change in changes:
+        change()
         page.wait_for_timeout(300)
         heights.append(place.bounding_box()["height"])
     assert max(heights) - min(heights) < 2

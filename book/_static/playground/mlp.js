@@ -158,5 +158,5 @@
     return shares;
   }
 
-  bn.mlp = { create, train, evaluate, histogram };
+  bn.mlp = { create, train, evaluate, histogram, linear, columns };
 })((window.bnPlay = window.bnPlay || {}));

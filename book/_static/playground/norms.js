@@ -47,23 +47,10 @@
     return { x, y, width: Math.max(...xs) + grid.side + 2 - x, height: Math.max(...ys) + grid.side + 2 - y };
   }
 
-  // An image of eight by eight pixels, or a kernel, as one path for all pixels of a strength.
-  function pixels(values, across, size, left, top) {
-    const side = size / across, inks = new Map();
-    values.forEach((v, k) => {
-      if (!v) return;
-      const d = `M${left + (k % across) * side} ${top + Math.floor(k / across) * side}h${side}v${side}h${-side}z`;
-      inks.set(v, (inks.get(v) || "") + d);
-    });
-    return [...inks];
-  }
-  function image(parent, name, size, left, top) {
-    const inks = pixels(model.pixels(name), 8, size, left, top);
-    for (const [v, d] of inks) svg(parent, "path", { d, class: "nm-ink", "fill-opacity": (v / 16).toFixed(2) });
-  }
+  const image = (parent, name, size, left, top) => bn.page.digit(parent, model.pixels(name), size, left, top);
   function kernel(parent, c, size, left, top) {
     const signs = Array.from({ length: 16 }, (_, k) => model.SIGNS[c](Math.floor(k / 4), k % 4));
-    for (const [v, d] of pixels(signs, 4, size, left, top)) svg(parent, "path", { d, ...heat(v, 1) });
+    for (const [v, d] of bn.page.pixels(signs, 4, size, left, top)) svg(parent, "path", { d, ...heat(v, 1) });
   }
 
   // For paper: the five steps of batch norm, and one set of each norm.
@@ -112,7 +99,7 @@
   bn.widgets.norms = function (root, options) {
     if (options.preset === "still") return void strip(root);
 
-    const controls = html(root, "div", { class: "nm-controls" });
+    const controls = html(root, "div", { class: "pg-choices" });
     const store = bn.store(model, options.preset, draw);
     const first = store.state();
     bn.page.choice(controls, { label: "Which numbers share a mean?", options: NAMES, value: first.kind }, (kind) => store.send({ kind }));
@@ -178,13 +165,13 @@
       frame.replaceChildren();
       for (let n = 0; n < N; n++) {
         const top = HEAD + n * grid.block + grid.side - 26;
-        svg(frame, "rect", { x: 2, y: top, width: 38, height: 38, class: "nm-paper" });
+        svg(frame, "rect", { x: 2, y: top, width: 38, height: 38, class: "pg-paper" });
         image(frame, [...model.FIRST, state.last][n], 36, 3, top + 1);
         svg(frame, "text", { x: 21, y: top + 50, "text-anchor": "middle", text: `n = ${n}` });
       }
       for (let c = 0; c < C; c++) {
         const middle = GUTTER + c * grid.block + grid.side;
-        svg(frame, "rect", { x: middle - 29, y: 6, width: 22, height: 22, class: "nm-paper" });
+        svg(frame, "rect", { x: middle - 29, y: 6, width: 22, height: 22, class: "pg-paper" });
         kernel(frame, c, 20, middle - 28, 7);
         svg(frame, "text", { x: middle - 1, y: 21, text: `c = ${c}` });
         const learned = `γ ${show(model.GAMMA[c], 1)}, β ${show(model.BETA[c], 0)}`;

@@ -134,6 +134,23 @@
     return { class: value < 0 ? "pg-below" : "pg-above", "fill-opacity": strength.toFixed(2) };
   }
 
+  // An image of some pixels across, as one path for all pixels of a strength: [strength, path].
+  function pixels(values, across, size, left = 0, top = 0) {
+    const side = size / across, inks = new Map();
+    values.forEach((v, k) => {
+      if (!v) return;
+      const d = `M${left + (k % across) * side} ${top + Math.floor(k / across) * side}h${side}v${side}h${-side}z`;
+      inks.set(v, (inks.get(v) || "") + d);
+    });
+    return [...inks];
+  }
+  // The same for a digit of 8x8 pixels from 0 to 16, drawn in ink.
+  function digit(parent, values, size, left, top) {
+    for (const [v, d] of pixels(values, 8, size, left, top)) {
+      svg(parent, "path", { d, class: "pg-ink", "fill-opacity": (v / 16).toFixed(2) });
+    }
+  }
+
   // Call `draw` when the element gets another width (and once at the start).
   function onWidth(node, draw) {
     let before = 0;
@@ -202,5 +219,7 @@
 
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-  bn.page = { html, svg, set, show, slider, select, choice, button, check, announcer, words, heat, onWidth, chart, calm };
+  bn.page = {
+    html, svg, set, show, slider, select, choice, button, check, announcer, words, heat, pixels, digit, onWidth, chart, calm,
+  };
 })((window.bnPlay = window.bnPlay || {}));
