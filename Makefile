@@ -76,9 +76,10 @@ colab: $(BOOK)/.done  ## write the notebooks as Colab wants them (INSTALL=git+ht
 serve:  ## show the built book at http://localhost:8000 (PORT=...)
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-lint: $(TEST)/.done  ## ruff on code and notebooks, clang-format on C++, codespell on text
+lint: $(TEST)/.done  ## ruff on code and notebooks, mypy on types, clang-format on C++, codespell on text
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy
 	$(TEST)/bin/clang-format --dry-run -Werror bnutils/fast/csrc/*
 	$(TEST)/bin/codespell
 

@@ -13,20 +13,31 @@ whatever their form:
 - everything else is what ``call=lambda model, batch: ...`` is for.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from bnutils._modules import unwrap
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
 _TARGETS = ("target", "targets", "label", "labels", "y")
 _LOGITS = ("logits", "out", "output", "prediction", "scores")  # in outputs with names
 
 
-def feed(model: nn.Module, batch: object, call: Callable | None = None) -> object:
+def feed(
+    model: nn.Module,
+    batch: object,
+    call: Callable[[nn.Module, Any], object] | None = None,
+) -> object:
     """Call a model with a batch, by the rule or as ``call`` does it."""
     if call is not None:
         return call(model, batch)
@@ -34,7 +45,9 @@ def feed(model: nn.Module, batch: object, call: Callable | None = None) -> objec
     return model(*args, **kwargs)
 
 
-def arguments(model: nn.Module, batch: object) -> tuple[tuple, dict]:
+def arguments(
+    model: nn.Module, batch: object
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and named arguments for a model's forward, out of a batch.
 
     Raises
@@ -71,7 +84,9 @@ def arguments(model: nn.Module, batch: object) -> tuple[tuple, dict]:
     return (batch,), {}
 
 
-def _with_target(model: nn.Module, batch, optional) -> tuple[tuple, dict]:
+def _with_target(
+    model: nn.Module, batch: Sequence[Any], optional: list[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(x, y) for a forward that asks for one input, or none by name."""
     first = batch[0]
     nested = isinstance(first, tuple | list) and not _are_images(first)
@@ -83,7 +98,9 @@ def _with_target(model: nn.Module, batch, optional) -> tuple[tuple, dict]:
     return args, kwargs
 
 
-def _enough(args: tuple, needed: list[str]) -> tuple[tuple, dict]:
+def _enough(
+    args: tuple[Any, ...], needed: list[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if len(args) < len(needed):
         raise TypeError(
             f"forward needs {len(needed)} inputs ({', '.join(needed)}), the batch has "
@@ -112,7 +129,7 @@ def _signature(model: nn.Module) -> tuple[list[str], list[str], bool]:
     )
 
 
-def _fields(batch: object) -> dict | None:
+def _fields(batch: object) -> dict[str, Any] | None:
     """What a dict or an object with named fields holds; None for anything else."""
     if isinstance(batch, Mapping):
         return {k: v for k, v in batch.items() if isinstance(k, str)}
@@ -123,7 +140,7 @@ def _fields(batch: object) -> dict | None:
     return None
 
 
-def _are_images(batch: tuple | list) -> bool:
+def _are_images(batch: tuple[Any, ...] | list[Any]) -> bool:
     """Whether this is a list of pictures (C, H, W), which detectors take as it is."""
     return isinstance(batch, list) and all(
         isinstance(x, Tensor) and x.dim() == 3 and x.size(0) in (1, 3, 4) for x in batch
@@ -261,7 +278,7 @@ def _joined(a: object, b: object) -> object:
     return join(a, b)
 
 
-def _one_each(values: list, size: int) -> bool:
+def _one_each(values: list[Any], size: int) -> bool:
     """Whether a list holds something for each example, rather than columns of a batch."""
     columns = all(isinstance(v, Tensor) and v.dim() and len(v) == size for v in values)
     return len(values) == size > 0 and (_are_images(values) or not columns)

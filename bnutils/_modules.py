@@ -1,10 +1,20 @@
 """What several topics ask of a model: its batch norms, device and modes, what wraps it."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    # A batch norm, whoever wrote it (see is_norm). As an nn.Module it would have no attributes
+    # of its own: to a checker each could be a tensor or another module.
+    Norm: TypeAlias = Any
 
 HOOKS = (  # where a module keeps the hooks that others registered
     "_forward_hooks",
@@ -34,7 +44,7 @@ def is_norm(module: nn.Module) -> bool:
     return {"running_mean", "running_var"} <= stored
 
 
-def norms_of(model: nn.Module) -> dict[str, nn.Module]:
+def norms_of(model: nn.Module) -> dict[str, Norm]:
     """The batch norms of a model by path, each once."""
     return {path: m for path, m in model.named_modules() if is_norm(m)}
 
@@ -47,12 +57,12 @@ def unwrap(model: nn.Module) -> tuple[str, nn.Module]:
         if isinstance(model, wrappers):
             model, prefix = model.module, prefix + "module."
         elif "_orig_mod" in model._modules:
-            model, prefix = model._orig_mod, prefix + "_orig_mod."
+            model, prefix = model._orig_mod, prefix + "_orig_mod."  # type: ignore[assignment]
         else:
             return prefix, model
 
 
-def random_numbers_kept() -> contextlib.AbstractContextManager:
+def random_numbers_kept() -> contextlib.AbstractContextManager[None]:
     """PyTorch's random numbers, those of the GPUs too, go on as if none had been drawn."""
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     return torch.random.fork_rng(list(gpus))

@@ -1,7 +1,13 @@
 """How reports and messages put things: errors in a line, long lists cut, lines wrapped."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _COLUMNS = 88
 _LETTERS = 150  # of an error's message; some go on for pages
@@ -31,7 +37,10 @@ def cut(lines: list[str]) -> list[str]:
 
 def wrapped(lines: list[str], indent: int = 6) -> str:
     """One text, in which what does not fit in a line goes on indented."""
-    options = {"subsequent_indent": " " * indent, "break_on_hyphens": False}
+    options: dict[str, Any] = {
+        "subsequent_indent": " " * indent,
+        "break_on_hyphens": False,
+    }
     parts = []
     for line in lines:
         parts += textwrap.wrap(line, _COLUMNS, **options)

@@ -1,5 +1,7 @@
 """The article's network: a multilayer perceptron with a pluggable normalisation."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -55,7 +57,7 @@ def mlp(
     """
     _check(sizes, norm, activation)
     linears = [_linear(n, m, init_std, init_scale) for n, m in pairwise(sizes)]
-    layers = OrderedDict()
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, linear in enumerate(linears[:-1], start=1):
         layers[f"linear{i}"] = linear
         if norm is not None:
@@ -77,7 +79,7 @@ def _linear(n: int, m: int, init_std: float | None, init_scale: float) -> nn.Lin
     return linear
 
 
-def _check(sizes, norm, activation) -> None:
+def _check(sizes: Sequence[int], norm: object, activation: object) -> None:
     """Raise unless the sizes make a network and the layers are still to be made.
 
     A layer that is made already would be shared by all places, with one width for all.

@@ -6,12 +6,18 @@ uses. The NumPy functions of chapters 2 and 3 are here as well, from
 :mod:`bnutils.arrays`, which also says what is averaged over what.
 """
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from bnutils.arrays import batch_norm_backward, batch_norm_forward
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "BatchNorm1d",
@@ -128,6 +134,13 @@ class BatchNorm1d(nn.Module):
 
     _version = 2  # as in PyTorch: from 2 on the state holds num_batches_tracked
 
+    if TYPE_CHECKING:  # what is registered below; None where it is not wanted
+        weight: nn.Parameter | None
+        bias: nn.Parameter | None
+        running_mean: Tensor | None
+        running_var: Tensor | None
+        num_batches_tracked: Tensor | None
+
     def __init__(
         self,
         num_features: int,
@@ -135,8 +148,8 @@ class BatchNorm1d(nn.Module):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
     ) -> None:
@@ -266,7 +279,13 @@ class BatchNorm1d(nn.Module):
             f"track_running_stats={self.track_running_stats}"
         )
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        *args: Any,
+    ) -> None:
         """Accept a state saved before num_batches_tracked existed (version 1)."""
         key = prefix + "num_batches_tracked"
         if (local_metadata.get("version") or 1) < 2 and self.track_running_stats:

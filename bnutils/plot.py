@@ -12,7 +12,10 @@ import matplotlib as mpl
 import numpy as np
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
 __all__ = [
     "BLUE",
@@ -38,10 +41,10 @@ SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#707070"
 
 WIDTH = 6.4  # inches, the widest figure of the book
 
-WITH = {"color": BLUE, "linestyle": "-", "label": "with BN"}
-WITHOUT = {"color": ORANGE, "linestyle": "--", "label": "without BN"}
+WITH: dict[str, Any] = {"color": BLUE, "linestyle": "-", "label": "with BN"}
+WITHOUT: dict[str, Any] = {"color": ORANGE, "linestyle": "--", "label": "without BN"}
 
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "figure.figsize": (WIDTH, 3.2),
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
@@ -70,7 +73,7 @@ def use_style() -> None:
         set_matplotlib_formats("retina")
 
 
-def band(ax: Axes, x: Sequence[float], runs: np.ndarray, **style) -> None:
+def band(ax: Axes, x: ArrayLike, runs: ArrayLike, **style: Any) -> None:
     """Draw the mean of several runs as a line and their range as a band.
 
     Parameters
@@ -90,9 +93,9 @@ def band(ax: Axes, x: Sequence[float], runs: np.ndarray, **style) -> None:
 
 def histograms(
     axes: Sequence[Axes],
-    values: Mapping[str, np.ndarray],
+    values: Mapping[str, ArrayLike],
     bins: np.ndarray | int = 60,
-    **style,
+    **style: Any,
 ) -> None:
     """Draw one histogram per entry of ``values``, titled by name, on a common scale.
 
@@ -123,7 +126,7 @@ def histograms(
 
 def matrix(
     ax: Axes,
-    values: Sequence[Sequence[float]],
+    values: ArrayLike,
     title: str = "",
     *,
     columns: Sequence[str] | None = None,
@@ -170,7 +173,9 @@ class Table:
     rows : list of list of str
     """
 
-    def __init__(self, headings: Sequence, rows: Sequence[Sequence]) -> None:
+    def __init__(
+        self, headings: Sequence[object], rows: Sequence[Sequence[object]]
+    ) -> None:
         self.headings = [str(cell) for cell in headings]
         self.rows = [[str(cell) for cell in row] for row in rows]
         wrong = [row for row in self.rows if len(row) != len(self.headings)]
@@ -197,7 +202,7 @@ class Table:
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def table(headings: Sequence, rows: Sequence[Sequence]) -> Table:
+def table(headings: Sequence[object], rows: Sequence[Sequence[object]]) -> Table:
     """Make a table to be shown as the last value of a cell.
 
     Parameters

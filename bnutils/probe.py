@@ -1,10 +1,16 @@
 """Record what flows through a network: inputs, outputs and gradients of chosen modules."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Recording", "record"]
 
@@ -89,26 +95,28 @@ def _choose(model: nn.Module, modules: Chosen) -> dict[str, nn.Module]:
     return chosen
 
 
-def _are_types(modules: type | tuple) -> bool:
+def _are_types(modules: type | tuple[object, ...]) -> bool:
     """Whether this is a type or a tuple of types, and not a tuple of names."""
     parts = modules if isinstance(modules, tuple) else (modules,)
     return bool(parts) and all(isinstance(part, type) for part in parts)
 
 
-def _hooks(name: str, recording: Recording, gradients: bool) -> tuple:
+def _hooks(
+    name: str, recording: Recording, gradients: bool
+) -> tuple[Callable[..., None], Callable[..., None]]:
     """Hooks that copy what they see, before anything can change it in place.
 
     A module may be called several times in one forward pass. The gradients of its calls
     come in the opposite order, that of the last call first, so each call marks itself and
     a gradient is kept only if its call is still the last.
     """
-    last = None  # the mark of the last call
+    last: object = None  # the mark of the last call
 
-    def before(module: nn.Module, inputs: tuple) -> None:
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         value = inputs[0] if inputs else None
         recording.inputs[name] = _copy(value, name, module, "takes")
 
-    def after(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         nonlocal last
         recording.outputs[name] = _copy(output, name, module, "returns")
         recording.gradients.pop(name, None)
@@ -124,7 +132,7 @@ def _hooks(name: str, recording: Recording, gradients: bool) -> tuple:
     return before, after
 
 
-def _copy(value: Tensor, name: str, module: nn.Module, verb: str) -> Tensor:
+def _copy(value: object, name: str, module: nn.Module, verb: str) -> Tensor:
     """A detached copy of what a module takes or returns, which must be one tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(

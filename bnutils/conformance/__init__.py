@@ -6,6 +6,8 @@ mistake behind them. On the command line, ``python -m bnutils.conformance module
 prints the report and exits with 1 unless all checks agree (chapter 5).
 """
 
+from __future__ import annotations
+
 import html
 import textwrap
 from collections.abc import Callable, Iterator
@@ -196,7 +198,7 @@ def _name(cls: Callable[..., nn.Module]) -> str:
     return getattr(made, "__name__", type(made).__name__)
 
 
-def _outcome(check, pair: Pair) -> str:
+def _outcome(check: Callable[[Pair], None], pair: Pair) -> str:
     """What a check found to differ, or an empty text."""
     try:
         check(pair)

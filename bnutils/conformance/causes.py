@@ -38,7 +38,7 @@ def likely_causes(make: Maker, reference: type) -> tuple[str, ...]:
         make(C)
     except Exception as error:
         return (f"it cannot be made from its number of channels: {first_line(error)}",)
-    found = []
+    found: list[str] = []
     for look in LOOKS:
         try:
             found += look(make, reference)

@@ -4,16 +4,27 @@ A check takes a :class:`Pair` and returns nothing; it raises :class:`Mismatch` w
 under test differs from the reference. Any other exception is the class's own, and a failure too.
 """
 
+from __future__ import annotations
+
 import copy
 import inspect
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, func, nn
 
 from bnutils._modules import STATISTICS
 
-CHECKS: dict[str, Callable] = {}
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from bnutils.conformance.causes import Maker
+
+    CheckFunction = Callable[["Pair"], None]
+
+CHECKS: dict[str, CheckFunction] = {}
 FLAT = (16, 5)  # (N, C)
 LONG = (8, 5, 7)  # (N, C, L)
 
@@ -22,17 +33,17 @@ class Mismatch(AssertionError):
     """The two classes differ; the message says where and by how much."""
 
 
-def check(name: str) -> Callable:
+def check(name: str) -> Callable[[CheckFunction], CheckFunction]:
     """Register the decorated function as a check of that name."""
 
-    def register(function: Callable) -> Callable:
+    def register(function: CheckFunction) -> CheckFunction:
         CHECKS[name] = function
         return function
 
     return register
 
 
-def expect(what: str, ours, theirs) -> None:
+def expect(what: str, ours: object, theirs: object) -> None:
     """Both must be equal."""
     if ours != theirs:
         raise Mismatch(f"{what}: {ours}, expected {theirs}")
@@ -51,7 +62,7 @@ def expect_close(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> N
 class Pair:
     """A class, its reference, and the same random input and parameters for both."""
 
-    def __init__(self, cls: type, reference: type, seed: int) -> None:
+    def __init__(self, cls: Maker, reference: Maker, seed: int) -> None:
         self.cls, self.reference = cls, reference
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -61,7 +72,7 @@ class Pair:
         noise = torch.randn(shape, generator=self.generator)
         return offset + c / 2 + (1 + c / 3) * noise
 
-    def layers(self, *args, **options) -> list[nn.Module]:
+    def layers(self, *args: Any, **options: Any) -> list[nn.Module]:
         """One layer of each class, C = 5, with the same random weight and bias.
 
         A parameter that the class under test does not have stays 1 or 0 in the other.
@@ -74,7 +85,9 @@ class Pair:
                 getattr(layers[0], name).data.copy_(value)
         return layers
 
-    def trained(self, batches: int = 3, shape=FLAT, **options) -> list[nn.Module]:
+    def trained(
+        self, batches: int = 3, shape: tuple[int, ...] = FLAT, **options: Any
+    ) -> list[nn.Module]:
         """Layers that have seen the same batches in training mode."""
         layers = self.layers(**options)
         for _ in range(batches):
@@ -97,7 +110,9 @@ def expect_alike(layers: list[nn.Module], x: Tensor, tolerance: float) -> None:
     expect_close("evaluation", *both(layers, x), tolerance)
 
 
-def gradients(layers: list[nn.Module], x: Tensor, dy: Tensor) -> Iterator[tuple]:
+def gradients(
+    layers: list[nn.Module], x: Tensor, dy: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
     """For each layer, the gradients of input, weight and bias."""
     for layer in layers:
         z = x.clone().requires_grad_()
@@ -160,7 +175,7 @@ def _gradients(pair: Pair) -> None:
 @check("second derivative")
 def _second(pair: Pair) -> None:
     x, dy = pair.data(), pair.data(offset=0.3)
-    results = []
+    results: list[Tensor] = []
     for layer in pair.layers():
         z = x.clone().requires_grad_()
         (first,) = torch.autograd.grad((layer(z) * dy).sum(), z, create_graph=True)
@@ -194,7 +209,9 @@ def _copy(pair: Pair) -> None:
 # What a layer remembers, its modes, arguments and errors
 
 
-def _same_statistics(layers, names=STATISTICS, tolerance=1e-5) -> None:
+def _same_statistics(
+    layers: list[nn.Module], names: Iterable[str] = STATISTICS, tolerance: float = 1e-5
+) -> None:
     for name in names:
         expect_close(name, *(getattr(layer, name) for layer in layers), tolerance)
 
@@ -336,7 +353,7 @@ def _errors(pair: Pair) -> None:
             expect(mistake, ours, theirs)
 
 
-def _raised(layer, x) -> str | None:
+def _raised(layer: nn.Module, x: Tensor) -> str | None:
     """Name of the exception that a layer raises, if any."""
     try:
         layer(x)
@@ -353,7 +370,9 @@ def _raised(layer, x) -> str | None:
 def _slopes(layer: nn.Module, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
     """Gradients by name, from a layer in training mode whose state is an argument too."""
 
-    def loss(parameters: dict, x: Tensor, buffers: dict) -> Tensor:
+    def loss(
+        parameters: dict[str, Tensor], x: Tensor, buffers: dict[str, Tensor]
+    ) -> Tensor:
         return (func.functional_call(layer, {**parameters, **buffers}, x) * dy).sum()
 
     parameters = {n: p.detach() for n, p in layer.named_parameters()}

@@ -10,6 +10,8 @@ Behind it: ``mnist`` (the four files: where they are, their checksums, their dow
 MNIST, imported even beside a torch that it was not built for).
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -55,7 +57,7 @@ class Split:
         """Say how many images there are, and of which shape."""
         return f"{len(self):,} images of shape {tuple(self.x.shape[1:])}"
 
-    def to(self, device: torch.device | str) -> "Split":
+    def to(self, device: torch.device | str) -> Split:
         """Copy the split to another device, unless it is there."""
         return Split(self.x.to(device), self.y.to(device))
 
@@ -102,7 +104,7 @@ class Dataset:
             f"validation and {n_test:,} test images{size}"
         )
 
-    def to(self, device: torch.device | str) -> "Dataset":
+    def to(self, device: torch.device | str) -> Dataset:
         """Copy the data to another device, unless they are there."""
         splits = {n: getattr(self, n).to(device) for n in ("train", "valid", "test")}
         return replace(self, **splits)
@@ -172,7 +174,7 @@ def number_of_batches(split: Split, batch_size: int, drop_last: bool = False) ->
 
 
 def load(
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     *,
     device: torch.device | str = "cpu",
     download: bool = True,
@@ -241,7 +243,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "bnutils")
 
 
-def _from_named(named: str | os.PathLike, is_argument: bool) -> Dataset:
+def _from_named(named: str | os.PathLike[str], is_argument: bool) -> Dataset:
     """Read MNIST from a folder that was named; say where it was named if that fails."""
     where = "the argument root" if is_argument else "BNUTILS_DATA"
     path = os.path.expanduser(named)

@@ -4,6 +4,8 @@ Whatever keeps MNIST from being used becomes a :class:`DataError` that says what
 what was expected and what to do. Nothing here is ever used unverified.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import hashlib
@@ -19,12 +21,16 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import torch
 from torch import Tensor
 
 from bnutils.data.vision import import_mnist
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 log = logging.getLogger("bnutils")
 
@@ -280,7 +286,7 @@ def download(cache: Path) -> Path:
     return target
 
 
-def _is_disk(error: Exception) -> bool:
+def _is_disk(error: Exception) -> TypeGuard[OSError]:
     """Whether a download failed for a reason that lies on this machine."""
     if not isinstance(error, OSError) or isinstance(error, URLError):
         return False

@@ -1,13 +1,19 @@
 """A run on an example: the shapes that batch norms see, and outputs compared."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from bnutils._batches import clone, feed, tensors_in
 from bnutils._modules import norms_of
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # What rounding may change at most, relative to the largest output: far above rounding,
 # far below a mistake. Other dtypes have so few digits that 0.1 is allowed.
@@ -16,13 +22,15 @@ _ALLOWED_ELSE = 0.1
 
 
 def run(
-    model: nn.Module, example: object, call: Callable | None = None
+    model: nn.Module,
+    example: object,
+    call: Callable[[nn.Module, Any], object] | None = None,
 ) -> tuple[dict[str, int], object]:
     """Number of dimensions that each batch norm sees in one run, and the run's output."""
     seen: dict[str, int] = {}
 
-    def recorder(path: str):
-        def note(module: nn.Module, inputs: tuple) -> None:
+    def recorder(path: str) -> Callable[..., None]:
+        def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             if inputs:  # empty where it is called by keyword
                 seen[path] = inputs[0].dim()
 

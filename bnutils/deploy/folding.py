@@ -1,8 +1,10 @@
 """Fold the batch norms of a model into the layers before them, and report what was done."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
@@ -12,6 +14,9 @@ from bnutils.deploy.arithmetic import replace
 from bnutils.deploy.example import require_same, run
 from bnutils.deploy.graph import survey
 from bnutils.deploy.obstacles import copied, obstacle, require_ready
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class FoldedNorm(NamedTuple):
@@ -91,7 +96,10 @@ class FoldResult(NamedTuple):
 
 
 def fold(
-    model: nn.Module, example: object = None, *, call: Callable | None = None
+    model: nn.Module,
+    example: object = None,
+    *,
+    call: Callable[[nn.Module, Any], object] | None = None,
 ) -> FoldResult:
     """Fold each batch norm into the layer whose output it receives (chapter 13).
 

@@ -5,14 +5,20 @@ cannot be traced, the forwards of the parts (``graphs_of``), and reads in each g
 every batch norm receives and who else receives it (``_Graph``).
 """
 
+from __future__ import annotations
+
 import inspect
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
 from bnutils._modules import random_numbers_kept
 from bnutils.norm import BatchNorm1d
+
+if TYPE_CHECKING:
+    from typing import Any
 
 LAYERS = (
     nn.Linear,
@@ -170,7 +176,7 @@ def _trace(
     return graphs, error
 
 
-def _arguments(module: nn.Module) -> list[dict | None]:
+def _arguments(module: nn.Module) -> list[dict[str, Any] | None]:
     """Arguments to trace with: the optional ones at their defaults, then all given.
 
     A forward often branches on ``if mask is None``. A traced argument is never None, so
@@ -186,7 +192,7 @@ def _mark_stored(graph: fx.Graph, module: nn.Module) -> None:
     """Mark values that the forward keeps in attributes: somebody may read them."""
     stored: list[fx.Node] = []
 
-    def note(value):
+    def note(value: Any) -> Any:
         if isinstance(value, fx.Proxy):
             stored.append(value.node)
         return value

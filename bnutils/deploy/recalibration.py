@@ -1,9 +1,11 @@
 """Replace stale running statistics by averages over fresh batches (chapter 7)."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,11 @@ from torch import Tensor, nn
 from bnutils import _batches
 from bnutils._modules import STATISTICS, modes_restored, norms_of
 from bnutils._words import cut, wrapped
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from bnutils._modules import Norm
 
 CHANGED, NOT_REACHED, FROZEN = "recalibrated", "not reached", "frozen"
 
@@ -94,10 +101,10 @@ class RecalibrationReport:
 
 def recalibrate(
     model: nn.Module,
-    batches: Iterable,
+    batches: Iterable[Any],
     *,
     reset: bool = True,
-    call: Callable | None = None,
+    call: Callable[[nn.Module, Any], object] | None = None,
 ) -> RecalibrationReport:
     """Replace running statistics by their plain average over the batches given.
 
@@ -202,7 +209,7 @@ def _named(norm: RecalibratedNorm) -> str:
     return f"  {norm.norm or 'the model itself'} ({norm.kind})"
 
 
-def _frozen(model: nn.Module, norms: dict[str, nn.Module]) -> dict[str, str]:
+def _frozen(model: nn.Module, norms: dict[str, Norm]) -> dict[str, str]:
     """Paths of the batch norms that are meant to stay as they are, and how one can tell."""
     some_learn = any(p.requires_grad for p in model.parameters())
     # Of modules without children: the mode of a container, or of a wrapper such as
@@ -241,7 +248,7 @@ def _nothing_to_do(frozen: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _averaging(model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
+def _averaging(model: nn.Module, layers: dict[str, Norm]) -> Iterator[None]:
     """Batch norm in training mode with a plain average, everything else in evaluation.
 
     The modes are set as attributes: ``model.eval()`` would call whatever ``train()`` the
@@ -262,12 +269,12 @@ def _averaging(model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]
 
 @contextlib.contextmanager
 def _watched(
-    layers: dict[str, nn.Module], values: dict[str, int], reset: bool
+    layers: dict[str, Norm], values: dict[str, int], reset: bool
 ) -> Iterator[None]:
     """Count what goes into each layer, and reset a layer when the first batch reaches it."""
 
-    def watcher(path: str):
-        def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def watcher(path: str) -> Callable[..., None]:
+        def before(module: Norm, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if reset and values[path] == 0:
                 module.running_mean.zero_()
                 module.running_var.fill_(1)
@@ -284,7 +291,7 @@ def _watched(
         yield
 
 
-def _require_finite(layers: dict[str, nn.Module]) -> None:
+def _require_finite(layers: dict[str, Norm]) -> None:
     """Raise ValueError if an average overflowed somewhere inside the model."""
     for path, layer in layers.items():
         if not (
@@ -297,7 +304,7 @@ def _require_finite(layers: dict[str, nn.Module]) -> None:
 
 
 @contextlib.contextmanager
-def _all_or_nothing(layers: dict[str, nn.Module]) -> Iterator[None]:
+def _all_or_nothing(layers: dict[str, Norm]) -> Iterator[None]:
     """Bring the old statistics back when anything goes wrong, Ctrl-C included."""
     saved = {
         path: [getattr(layer, name).clone() for name in STATISTICS]

@@ -20,7 +20,10 @@ it works:
 ``python -m bnutils.doctor --codes`` lists all that is looked for.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -37,6 +40,9 @@ from bnutils.doctor.report import Finding, Report
 from bnutils.doctor import settings, flow, buffers  # noqa: F401  # isort: skip
 from bnutils.doctor import counts, minibatches, outputs  # noqa: F401  # isort: skip
 
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["CODES", "Finding", "Report", "examine"]
 
 CODES: tuple[str, ...] = tuple(
@@ -49,7 +55,7 @@ def examine(
     loader: object = None,
     optimizer: torch.optim.Optimizer | None = None,
     *,
-    call: Callable | None = None,
+    call: Callable[[nn.Module, Any], object] | None = None,
 ) -> Report:
     """Examine every batch norm of a model and report what is wrong with it.
 
@@ -122,7 +128,9 @@ def examine(
     )
 
 
-def _checked(case: Case, prefix: str) -> tuple[list[tuple[str, str, Found]], dict]:
+def _checked(
+    case: Case, prefix: str
+) -> tuple[list[tuple[str, str, Found]], dict[str, dict[str, str]]]:
     """Ask every check about every batch norm.
 
     Returns what was found (code, path, what), and for each code what became of it at

@@ -1,16 +1,22 @@
 """A few batches from whatever the doctor was given, and how large all of them are."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from bnutils._batches import finite, mapped, size_of, tensors_in
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _BATCHES = 8  # that are run through the copy ...
 _IMAGES, _MOST = 64, 64  # ... or as many as hold 64 images, but at most 64 batches
@@ -136,7 +142,7 @@ def _spread(sizes: list[int]) -> list[int]:
     return [same[i * len(same) // n] for i in range(n)]
 
 
-def _first(loader: Iterable) -> tuple[list, list[int], bool]:
+def _first(loader: Iterable[Any]) -> tuple[list[Any], list[int], bool]:
     """The first batches of an iterable, and whether these were all."""
     iterator, raw = iter(loader), []
     while len(raw) < _enough(_usual([size_of(batch) for batch in raw])):
@@ -147,7 +153,7 @@ def _first(loader: Iterable) -> tuple[list, list[int], bool]:
     return raw, [size_of(batch) for batch in raw], False
 
 
-def _from_loader(loader: DataLoader) -> tuple[list, list[int], bool]:
+def _from_loader(loader: DataLoader[Any]) -> tuple[list[Any], list[int], bool]:
     """Batches spread over a map-style data set, without workers; or the first ones."""
     index = _index(loader)
     if index is None:
@@ -160,7 +166,7 @@ def _from_loader(loader: DataLoader) -> tuple[list, list[int], bool]:
     return [loader.collate_fn(batch) for batch in items], sizes, True
 
 
-def _index(loader: DataLoader) -> list[list] | None:
+def _index(loader: DataLoader[Any]) -> list[list[Any]] | None:
     """Which items each batch of one pass holds; None where that is not known."""
     if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
         return None
@@ -172,7 +178,7 @@ def _index(loader: DataLoader) -> list[list] | None:
 
 
 @contextlib.contextmanager
-def _own_iterator(loader: DataLoader) -> Iterator[None]:
+def _own_iterator(loader: DataLoader[Any]) -> Iterator[None]:
     """Leave the iterator alone that a loader with persistent workers keeps."""
     kept, loader._iterator = loader._iterator, None
     try:

@@ -1,6 +1,9 @@
 """Stored statistics that do not fit the data: whether, and why."""
 
+from __future__ import annotations
+
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,10 @@ from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
 from bnutils.doctor.habits import Habit, is_blank, seen_batches
 from bnutils.doctor.observe import Seen
 from bnutils.doctor.settings import stored
+
+if TYPE_CHECKING:
+    from bnutils._modules import Norm
+    from bnutils.doctor.case import Case
 
 __all__ = ["doubles", "fits", "limit", "memory"]  # the table knows the checks
 
@@ -41,7 +48,7 @@ def limit(tests: int, freedom: int) -> float:
     remedy="recalibrate on training data; check input scaling, momentum and checkpoint",
     unless=("never-updated", "momentum-zero"),
 )
-def stale_statistics(case, path, norm):
+def stale_statistics(case: Case, path: str, norm: Norm) -> Found | None:
     """Running statistics that are significantly and harmfully far from the data's.
 
     Both are asked: the difference in standard errors exceeds a limit that accounts for
@@ -75,7 +82,7 @@ def stale_statistics(case, path, norm):
     return Found(text, value, severity=_severity(case), remedy=remedy)
 
 
-def _severity(case) -> str | None:
+def _severity(case: Case) -> str | None:
     """Less than an error, where the answers of the model do not show the difference."""
     found = case.comparison
     if found is None or found.labels.get("evaluation", 0) > 0.01:
@@ -86,7 +93,7 @@ def _severity(case) -> str | None:
 
 
 def _evidence(
-    norm: nn.Module, one: Seen, bound: float, spread: float
+    norm: Norm, one: Seen, bound: float, spread: float
 ) -> tuple[str, float] | None:
     """Evidence that running statistics are significantly and harmfully off, if they are."""
     mean, var = doubles(norm)
@@ -117,7 +124,7 @@ def _evidence(
     return text, min(largest, 1e6)
 
 
-def doubles(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def doubles(norm: Norm) -> tuple[Tensor, Tensor]:
     """Running mean and variance in float64 on the CPU, shapes (C,)."""
     both = norm.running_mean, norm.running_var
     mean, var = (t.detach().double().cpu().flatten() for t in both)
@@ -127,7 +134,7 @@ def doubles(norm: nn.Module) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------ why they do not fit
 
 
-def _cause(case, path: str, norm: nn.Module, one: Seen) -> tuple[str, str]:
+def _cause(case: Case, path: str, norm: Norm, one: Seen) -> tuple[str, str]:
     """Why stored statistics do not fit, as far as the numbers tell, and what to do."""
     mean, var = doubles(norm)
     data_mean, data_var = one.moments.mean, one.moments.var
@@ -188,7 +195,9 @@ def _after_relu(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     return first, (second - first**2).clamp(min=0)
 
 
-def _common_scale(mean, var, data_mean, data_var) -> float | None:
+def _common_scale(
+    mean: Tensor, var: Tensor, data_mean: Tensor, data_var: Tensor
+) -> float | None:
     """One factor between all data and all statistics, if there is one."""
     logs = ((data_var.clamp(min=1e-12) / var.clamp(min=1e-12)).log() / 2).sort().values
     if len(logs) < 2 or logs[-1] - logs[0] > 0.5 or abs(logs.mean()) < 0.35:
@@ -198,7 +207,7 @@ def _common_scale(mean, var, data_mean, data_var) -> float | None:
     return scale.item() if moved.median() < 0.5 else None
 
 
-def _most_are_off(case) -> bool:
+def _most_are_off(case: Case) -> bool:
     """Whether more than half of several batch norms are far from their data."""
     far = []
     for path, norm in case.moving().items():

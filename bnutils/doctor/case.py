@@ -1,7 +1,10 @@
 """What is known of one model: its batch norms, the graph, and what running copies showed."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed, nn
@@ -25,6 +28,14 @@ from bnutils.doctor.observe import (
     recomputed,
 )
 from bnutils.doctor.trace import Map, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from torch import Tensor
+
+    from bnutils._modules import Norm
 
 _PROBE = 16  # images for tests that need no statistics
 _VISIBLE = 1e-7  # change of an output, relative; in float64 rounding stays far below
@@ -62,7 +73,7 @@ class Case:
         model: nn.Module,
         batches: Batches | None,
         optimizer: torch.optim.Optimizer | None,
-        call: Callable | None = None,
+        call: Callable[[nn.Module, Any], object] | None = None,
     ) -> None:
         self.model, self.batches = model, batches
         self.optimizer, self.call = optimizer, call
@@ -97,7 +108,7 @@ class Case:
         """Steps that the optimiser has taken; None where it does not count them."""
         return self.steps_of(None)
 
-    def steps_of(self, parameters: list | None) -> int | None:
+    def steps_of(self, parameters: Iterable[Tensor | None] | None) -> int | None:
         """Steps taken for some parameters (all, if None); None where not counted."""
         if self.optimizer is None:
             return None
@@ -154,7 +165,7 @@ class Case:
             raise CouldNot("no batch reached it")
         return self.as_training.seen[path]
 
-    def moving(self) -> dict[str, nn.Module]:
+    def moving(self) -> dict[str, Norm]:
         """Batch norms whose statistics move while the model trains, by path."""
         return {
             path: norm
@@ -395,7 +406,7 @@ class Case:
         return described([*args, *kwargs.values()])
 
 
-def _has_history(norm: nn.Module) -> bool:
+def _has_history(norm: Norm) -> bool:
     """Whether a batch norm has seen more batches than come before training."""
     count = seen_batches(norm)
     if count is not None:
@@ -404,7 +415,7 @@ def _has_history(norm: nn.Module) -> bool:
     return mean is not None and not is_lazy(mean) and bool(mean.any())
 
 
-def described(values: list) -> str:
+def described(values: list[object]) -> str:
     """Shapes of what the model was called with."""
     shapes = [
         tuple(v.shape) if hasattr(v, "shape") else type(v).__name__ for v in values

@@ -23,8 +23,15 @@ and the batch norm it is to judge. It returns what it found, or None if all is w
 there. Where it does not apply or cannot tell, it raises the reason.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Takes a case, and a path and its batch norm unless it is of the whole model.
+    Check = Callable[..., "Found | None"]
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -54,7 +61,7 @@ class Code:
     what: str
     means: str
     remedy: str
-    check: Callable
+    check: Callable[..., Found | None]
     whole: bool
     unless: tuple[str, ...]
 
@@ -94,10 +101,10 @@ def finding(
     remedy: str,
     whole: bool = False,
     unless: tuple[str, ...] = (),
-) -> Callable[[Callable], Callable]:
+) -> Callable[[Check], Check]:
     """Enter the decorated check into the table."""
 
-    def enter(check: Callable) -> Callable:
+    def enter(check: Check) -> Check:
         TABLE[name] = Code(name, severity, what, means, remedy, check, whole, unless)
         return check
 

@@ -10,7 +10,10 @@ The reader's own batches are run through copies in four ways, and the outputs co
   The rows of a graph cannot be mixed; there it is the statistics that two batches swap.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,15 @@ from torch import Tensor, nn
 from bnutils._batches import mixed, rows, size_of, target_of, tensors_in
 from bnutils.doctor.copies import replica, set_modes
 from bnutils.doctor.observe import output_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from bnutils._modules import Norm
+    from bnutils.doctor.case import Case
+
+    Call = Callable[[nn.Module, Any], object] | None
 
 _NORMS = 16  # whose share in the difference is measured, one by one
 
@@ -98,7 +110,7 @@ class Comparison:
         return text
 
 
-def compare(case) -> Comparison:
+def compare(case: Case) -> Comparison:
     """Compare the modes of a case whose batches were run."""
     items, call = case.batches.items, case.call
     training = [y.detach() for y in case.norms_only.outputs]
@@ -143,7 +155,7 @@ def _in_evaluation(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _recalibrate(twin: nn.Module, case) -> dict[str, tuple[Tensor, Tensor]]:
+def _recalibrate(twin: nn.Module, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
     """Give a copy the statistics of the batches; the stored ones come back, by path."""
     kept = {}
     for path in case.moving():
@@ -153,7 +165,7 @@ def _recalibrate(twin: nn.Module, case) -> dict[str, tuple[Tensor, Tensor]]:
     return kept
 
 
-def _exchanged(norm: nn.Module, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def _exchanged(norm: Norm, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Give a batch norm other statistics; returns those that it had."""
     before = norm.running_mean.clone(), norm.running_var.clone()
     norm.running_mean.copy_(mean)
@@ -161,7 +173,13 @@ def _exchanged(norm: nn.Module, mean: Tensor, var: Tensor) -> tuple[Tensor, Tens
     return before
 
 
-def _carriers(twin, kept, batch, recalibrated: Tensor, call) -> list[tuple[str, float]]:
+def _carriers(
+    twin: nn.Module,
+    kept: dict[str, tuple[Tensor, Tensor]],
+    batch: object,
+    recalibrated: Tensor,
+    call: Call,
+) -> list[tuple[str, float]]:
     """Put the stored statistics back into one norm at a time."""
     found = []
 
@@ -180,7 +198,9 @@ def _carriers(twin, kept, batch, recalibrated: Tensor, call) -> list[tuple[str, 
     return sorted(found, key=lambda pair: -pair[1])
 
 
-def _company(twin, items: list, evaluation: list[Tensor], call) -> float | None:
+def _company(
+    twin: nn.Module, items: list[object], evaluation: list[Tensor], call: Call
+) -> float | None:
     """How far evaluation moves if the first two batches swap half of their examples.
 
     None where that cannot be tried, and where the model draws random numbers.
@@ -200,7 +220,7 @@ def _company(twin, items: list, evaluation: list[Tensor], call) -> float | None:
     return _distance(torch.cat(before), torch.cat(swapped))
 
 
-def _linked(twin, batch: object, evaluation: Tensor, call) -> bool:
+def _linked(twin: nn.Module, batch: object, evaluation: Tensor, call: Call) -> bool:
     """Whether the rows of a batch belong together, as the nodes of a graph do.
 
     Such a batch holds its links, a square matrix or pairs of row numbers, and turning
@@ -220,7 +240,9 @@ def _linked(twin, batch: object, evaluation: Tensor, call) -> bool:
     return _distance(evaluation.flip(0), turned) > 1e-3
 
 
-def _other_statistics(twin, case, training: list[Tensor]) -> tuple | None:
+def _other_statistics(
+    twin: nn.Module, case: Case, training: list[Tensor]
+) -> tuple[Tensor, Tensor] | None:
     """Outputs of training mode, and of each batch with the statistics of another."""
     items, seen = case.batches.items, case.norms_only.seen
     paths = [path for path in case.moving() if path in seen]
@@ -235,7 +257,7 @@ def _other_statistics(twin, case, training: list[Tensor]) -> tuple | None:
     return torch.cat(training), torch.cat(after)
 
 
-def _other_batches(case, training: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+def _other_batches(case: Case, training: list[Tensor]) -> tuple[Tensor, Tensor] | None:
     """Outputs of training mode, and of the same examples in other company."""
     items = case.batches.items
     pairs = [
@@ -267,7 +289,7 @@ def _distance(reference: Tensor, y: Tensor) -> float:
     return (gap / spread.clamp(min=1e-12)).item()
 
 
-def _targets(items: list, y: Tensor) -> Tensor | None:
+def _targets(items: list[object], y: Tensor) -> Tensor | None:
     """Class numbers for all examples, if that is what the batches hold."""
     found = [target_of(batch) for batch in items]
     if not all(isinstance(t, Tensor) and t.dim() == 1 for t in found):
@@ -278,7 +300,7 @@ def _targets(items: list, y: Tensor) -> Tensor | None:
     return targets if int(targets.max()) < max(y.size(1), 2) else None
 
 
-def _numbers(items: list) -> bool:
+def _numbers(items: list[object]) -> bool:
     """Whether the targets are numbers to be met, so that the largest output is no label."""
     target = target_of(items[0])
     return isinstance(target, Tensor) and target.is_floating_point()

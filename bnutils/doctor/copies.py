@@ -1,5 +1,7 @@
 """A copy to examine, so that the model itself stays as it is."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import random
@@ -37,7 +39,7 @@ def _replacements(model: nn.Module) -> dict[int, object]:
     for module in model.modules():
         for value in (*vars(module).values(), *module._buffers.values()):
             if isinstance(value, UninitializedBuffer):
-                memo[id(value)] = UninitializedBuffer(
+                memo[id(value)] = UninitializedBuffer(  # type: ignore[call-arg]
                     device=value.device, dtype=value.dtype
                 )
             elif isinstance(value, Tensor) and not value.is_leaf:
@@ -83,7 +85,7 @@ def random_states_kept(loader: object) -> Iterator[None]:
 
 def _generators(loader: object) -> list[torch.Generator]:
     batches = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), batches)
+    owners: tuple[object, ...] = (loader, getattr(loader, "sampler", None), batches)
     owners += (getattr(batches, "sampler", None),)
     found = [getattr(owner, "generator", None) for owner in owners]
     return [g for g in found if isinstance(g, torch.Generator)]

@@ -1,13 +1,21 @@
 """Batches seen against steps taken: too many, or too few."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from bnutils.doctor.buffers import doubles, fits
 from bnutils.doctor.codes import CouldNot, Found, finding
 from bnutils.doctor.habits import gamma_and_beta, seen_batches
 
+if TYPE_CHECKING:
+    from bnutils._modules import Norm
+    from bnutils.doctor.case import Case
+
 __all__: list[str] = []  # the table knows the checks
 
 
-def _counts(case) -> dict[str, tuple[int, int]]:
+def _counts(case: Case) -> dict[str, tuple[int, int]]:
     """Batches seen and steps taken, for batch norms that train and count."""
     counts = {}
     for path, norm in case.norms.items():
@@ -17,7 +25,7 @@ def _counts(case) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def _own(case, path: str, counts: dict[str, tuple[int, int]]) -> tuple[int, int]:
+def _own(case: Case, path: str, counts: dict[str, tuple[int, int]]) -> tuple[int, int]:
     """Those of one batch norm; raises where batches cannot be compared with steps."""
     if path in counts:
         return counts[path]
@@ -36,7 +44,7 @@ def _own(case, path: str, counts: dict[str, tuple[int, int]]) -> tuple[int, int]
     remedy="count m per micro-batch; momentum 1 - (1 - a)**(1/k) keeps the memory per step",
     unless=("shared-norm", "recomputed"),
 )
-def several_forwards(case, path, norm):
+def several_forwards(case: Case, path: str, norm: Norm) -> Found | None:
     """A count that began with an older checkpoint is a multiple by chance only.
 
     It is within k of k·steps for some k in about one count in ten at 1,000 steps, and in
@@ -63,7 +71,7 @@ def several_forwards(case, path, norm):
     "stored statistics, not those of batches",
     remedy="call train() again after each validation; keep eval() if that was intended",
 )
-def fewer_forwards(case, path, norm):
+def fewer_forwards(case: Case, path: str, norm: Norm) -> Found | None:
     """Recalibrating counts anew as well, but then the statistics fit the data."""
     n, steps = _own(case, path, _counts(case))
     if not (steps >= 20 and 0 < n < 0.9 * steps and case.habit(path).updates):

@@ -1,8 +1,18 @@
 """What stands around a batch norm: the layer before, dropout, axes, other calls of it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bnutils._modules import Norm
+    from bnutils.doctor.case import Case
 
 __all__: list[str] = []  # the table knows the checks
 
@@ -17,7 +27,7 @@ _ALIKE = 0.5  # standard deviations between calls
     means="the batch mean takes the bias out again: parameters that do nothing",
     remedy="bias=False in the layer before",
 )
-def redundant_bias(case, path, norm):
+def redundant_bias(case: Case, path: str, norm: Norm) -> Found | None:
     layer = case.useless_bias(path)
     n = case.model.get_submodule(layer).bias.numel()
     return Found(f"{n} parameters without effect", n, path=layer)
@@ -30,7 +40,7 @@ def redundant_bias(case, path, norm):
     means="the variance is larger in training than in evaluation, and that one is stored",
     remedy="dropout after the last batch norm, or recalibrate with dropout off",
 )
-def dropout_before_norm(case, path, norm):
+def dropout_before_norm(case: Case, path: str, norm: Norm) -> Found | None:
     dropout = case.graph.dropouts.get(path)
     noisy, calm = case.as_training.seen.get(path), case.norms_only.seen.get(path)
     if dropout is None and noisy is not None and not case.graph.whole:
@@ -56,7 +66,7 @@ def dropout_before_norm(case, path, norm):
     means="one set of running statistics mixes all its places; none fits in evaluation",
     remedy="one batch norm per place (weights around it may stay shared)",
 )
-def shared_norm(case, path, norm):
+def shared_norm(case: Case, path: str, norm: Norm) -> Found | None:
     """Two views of one batch, or ghost batches, are alike: nothing is said of them."""
     calls = case.calls(path)
     if calls < 2:
@@ -69,7 +79,7 @@ def shared_norm(case, path, norm):
         return Found(f"{text}, up to {apart:.2g} standard deviations apart", calls)
 
 
-def _apart(by_call: list) -> float:
+def _apart(by_call: list[tuple[Tensor, Tensor]]) -> float:
     """How far the calls of a norm are apart: means, or standard deviations if further.
 
     In units of the standard deviation over all calls; a tenth of the channels is further.
@@ -92,7 +102,7 @@ def _apart(by_call: list) -> float:
     means="checkpointing runs it twice per step: its statistics move twice as fast",
     remedy="momentum 1 - sqrt(1 - a), or keep batch norm outside the checkpointed part",
 )
-def recomputed(case, path, norm):
+def recomputed(case: Case, path: str, norm: Norm) -> Found | None:
     if path not in case.backward:
         raise CouldNot("no backward pass was run through it")
     forward, backward = case.backward[path]
@@ -108,7 +118,7 @@ def recomputed(case, path, norm):
     means="positions are normalised as if they were channels, without an error",
     remedy="channels belong in dimension 1: x.transpose(1, 2) before and after",
 )
-def wrong_axis(case, path, norm):
+def wrong_axis(case: Case, path: str, norm: Norm) -> Found | None:
     """The channels seem to be in the last axis, where batch norm has positions.
 
     Known where a module made the input that keeps its channels last (Linear, Embedding,

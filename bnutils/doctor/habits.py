@@ -1,7 +1,10 @@
 """One batch norm by itself: what it does with its statistics, and what it has learned."""
 
+from __future__ import annotations
+
 import inspect
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,13 @@ from torch.nn.parameter import is_lazy
 from bnutils.doctor.copies import replica
 from bnutils.norm import BatchNorm1d
 
-_KNOWN = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
+if TYPE_CHECKING:
+    from bnutils._modules import Norm
+
+_KNOWN: tuple[object, ...] = (
+    nn.modules.batchnorm._BatchNorm.forward,
+    nn.SyncBatchNorm.forward,
+)
 _KNOWN += (BatchNorm1d.forward,)
 
 
@@ -30,7 +39,7 @@ class Habit:
     momentum: float | None
 
 
-def habit_of(norm: nn.Module) -> Habit:
+def habit_of(norm: Norm) -> Habit:
     """How a norm keeps its statistics.
 
     For PyTorch's classes and the book's the attributes tell. Frozen classes, and norms of
@@ -52,7 +61,7 @@ def habit_of(norm: nn.Module) -> Habit:
     return Habit(True, None if averages else round(measured, 4))
 
 
-def _measured(norm: nn.Module) -> float | None:
+def _measured(norm: Norm) -> float | None:
     """The weight of a new batch, from what one batch does to the running mean."""
     try:
         twin = replica(norm)
@@ -76,13 +85,13 @@ def _measured(norm: nn.Module) -> float | None:
     return None
 
 
-def seen_batches(norm: nn.Module) -> int | None:
+def seen_batches(norm: Norm) -> int | None:
     """How many batches a norm has counted; None where it does not count."""
     count = getattr(norm, "num_batches_tracked", None)
     return None if count is None or is_lazy(count) else int(count)
 
 
-def gamma_and_beta(norm: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+def gamma_and_beta(norm: Norm) -> tuple[Tensor | None, Tensor | None]:
     """Weight and bias of a batch norm; None for one that it has not, or not yet."""
     both = (getattr(norm, "weight", None), getattr(norm, "bias", None))
     return tuple(
@@ -96,6 +105,6 @@ def varies(parameter: Tensor | None) -> bool:
     return parameter is not None and bool((parameter != parameter[0]).any())
 
 
-def is_blank(norm: nn.Module) -> bool:
+def is_blank(norm: Norm) -> bool:
     """Whether weight, bias and count are as the constructor left them."""
     return not any(map(varies, gamma_and_beta(norm))) and not seen_batches(norm)

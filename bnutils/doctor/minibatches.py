@@ -1,12 +1,19 @@
 """Batches that are too small, sorted or broken for batch norm."""
 
+from __future__ import annotations
+
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from bnutils.doctor.buffers import memory
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
 from bnutils.doctor.habits import seen_batches
+
+if TYPE_CHECKING:
+    from bnutils._modules import Norm
+    from bnutils.doctor.case import Case
 
 __all__: list[str] = []  # the table knows the checks
 
@@ -20,7 +27,7 @@ _NOISE = 0.1  # of sigma: standard error of a running mean
     means="batches are no random samples (sorted?): what tells them apart is normalised away",
     remedy="shuffle the training data",
 )
-def batches_differ(case, path, norm):
+def batches_differ(case: Case, path: str, norm: Norm) -> Found | None:
     """Batches that are no random samples, at the first batch norm that runs once.
 
     With random batches the ratio is about 1, and with b batches below the quantile of
@@ -52,7 +59,7 @@ def batches_differ(case, path, norm):
     means="the statistics are mostly noise, in training and in what is stored",
     remedy="larger batches, a smaller momentum, or GroupNorm/LayerNorm",
 )
-def tiny_batch(case, path, norm):
+def tiny_batch(case: Case, path: str, norm: Norm) -> Found | None:
     one = case.received(path)
     if not norm.training or not case.habit(path).updates:
         raise NotApplicable("its statistics do not move")
@@ -74,7 +81,7 @@ def tiny_batch(case, path, norm):
     remedy="drop_last=True, or a batch size that leaves another remainder",
     whole=True,
 )
-def batch_of_one(case):
+def batch_of_one(case: Case) -> Found | None:
     """At the first batch norm that will refuse it; sizes tell, nothing has to be run."""
     if case.batches is None:
         raise CouldNot("no batches were given")
@@ -92,7 +99,7 @@ def batch_of_one(case):
     return None
 
 
-def _which(case) -> str:
+def _which(case: Case) -> str:
     sizes, total = case.batches.sizes, case.batches.total
     if case.batches.size == 1:
         return "every batch"
@@ -108,7 +115,7 @@ def _which(case) -> str:
     remedy="find the example: torch.isfinite on what the data set gives",
     whole=True,
 )
-def nonfinite_batch(case):
+def nonfinite_batch(case: Case) -> Found | None:
     if case.batches is None:
         raise CouldNot("no batches were given")
     bad = case.batches.nonfinite

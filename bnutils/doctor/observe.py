@@ -1,8 +1,11 @@
 """Run batches through a copy and note what each batch norm receives, and from whom."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +15,42 @@ from bnutils._modules import is_norm, norms_of
 from bnutils.doctor.moments import Moments
 from bnutils.norm import BatchNorm1d
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    Call = Callable[[nn.Module, Any], object] | None
+
 _POSITIONS = 64  # of an output with a position for each pixel
 DROPOUT = nn.modules.dropout._DropoutNd
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _INSTANCE_NORM = nn.modules.instancenorm._InstanceNorm
 # Modules that leave the axis of the channels where it is ...
-_THROUGH = (nn.Identity, DROPOUT, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh)
+_THROUGH: tuple[type[nn.Module], ...] = (
+    nn.Identity,
+    DROPOUT,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+)
 _THROUGH += (nn.Sigmoid, nn.ELU, nn.Hardswish, nn.MaxPool1d)
 # ... that have their channels in dimension 1, and that have them in the last one.
-_FIRST = (nn.modules.conv._ConvNd, _BATCH_NORM, nn.GroupNorm, _INSTANCE_NORM)
+_FIRST: tuple[type[nn.Module], ...] = (
+    nn.modules.conv._ConvNd,
+    _BATCH_NORM,
+    nn.GroupNorm,
+    _INSTANCE_NORM,
+)
 _FIRST += (BatchNorm1d,)
-_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RNNBase, nn.MultiheadAttention)
+_LAST: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    nn.Embedding,
+    nn.LayerNorm,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+)
 _LAST += (nn.TransformerEncoderLayer,)
 
 
@@ -97,7 +125,12 @@ class CallsOriginal(Exception):
     """The copy calls a batch norm of the original, which must not change."""
 
 
-def observe(copy: nn.Module, batches: list, call=None, original=None) -> Run:
+def observe(
+    copy: nn.Module,
+    batches: Sequence[object],
+    call: Call = None,
+    original: nn.Module | None = None,
+) -> Run:
     """Run the batches and watch the batch norms.
 
     Raises
@@ -111,7 +144,9 @@ def observe(copy: nn.Module, batches: list, call=None, original=None) -> Run:
     return Run(watch.seen, outputs, watch.strangers)
 
 
-def output_of(copy: nn.Module, batch: object, call=None, watch=None) -> Tensor | None:
+def output_of(
+    copy: nn.Module, batch: object, call: Call = None, watch: _Watch | None = None
+) -> Tensor | None:
     """The main output for a batch, not more than is needed to compare it."""
     out = feed(copy, clone(batch), call)  # some models write into their input
     if watch is not None:
@@ -131,7 +166,9 @@ def output_of(copy: nn.Module, batch: object, call=None, watch=None) -> Tensor |
 class _Watch:
     """Hooks on a copy; in the first batch, which module made which tensor."""
 
-    def __init__(self, model: nn.Module, batch: int, original=None) -> None:
+    def __init__(
+        self, model: nn.Module, batch: int, original: nn.Module | None = None
+    ) -> None:
         self.modules = dict(model.named_modules())
         self.batch = batch
         self.seen: dict[str, Seen] = {}
@@ -166,15 +203,17 @@ class _Watch:
         self.first = False
         self.made, self.kept = {}, []
 
-    def _meet(self, module: nn.Module, args: tuple) -> None:
+    def _meet(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if module in self.original and is_norm(module):
             raise CallsOriginal
         if is_norm(module) and module not in self.known:
             name = type(module).__name__
             self.strangers[name] = self.strangers.get(name, 0) + self.first
 
-    def _hook_before(self, path: str):
-        def before(module, args, kwargs):
+    def _hook_before(self, path: str) -> Callable[..., None]:
+        def before(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> None:
             given = [*args, *kwargs.values()]
             x = given[0] if given else None
             if isinstance(x, Tensor) and x.dim() >= 2:
@@ -197,8 +236,8 @@ class _Watch:
         if x.is_floating_point():
             one.moments.add(x)
 
-    def _hook_after(self, path: str):
-        def after(module, args, result):
+    def _hook_after(self, path: str) -> Callable[..., None]:
+        def after(module: nn.Module, args: tuple[Any, ...], result: object) -> None:
             if not self.first:
                 return
             made = result[0] if isinstance(result, tuple) and result else result
@@ -215,7 +254,7 @@ class _Watch:
 
         return after
 
-    def _axis(self, x: Tensor) -> str:
+    def _axis(self, x: object) -> str:
         """Where the channels of a norm's input are, if the modules before tell."""
         while id(x) in self.made:
             path, given = self.made[id(x)]
@@ -242,7 +281,7 @@ def _spread(x: Tensor) -> tuple[float, float]:
     return tuple((x.float().mean(d).var() / whole).item() for d in ((0, 2), (0, 1)))
 
 
-def outputs_of(copy: nn.Module, batch: object, call=None) -> list[Tensor]:
+def outputs_of(copy: nn.Module, batch: object, call: Call = None) -> list[Tensor]:
     """The floating-point tensors among a model's outputs; the same noise in every call."""
     # Not torch.manual_seed, which seeds CUDA even before it is in use.
     torch.default_generator.manual_seed(0)
@@ -252,12 +291,14 @@ def outputs_of(copy: nn.Module, batch: object, call=None) -> list[Tensor]:
     return [y for y in leaves if y.is_floating_point()]
 
 
-def recomputed(copy: nn.Module, batch: object, call=None) -> dict[str, tuple[int, int]]:
+def recomputed(
+    copy: nn.Module, batch: object, call: Call = None
+) -> dict[str, tuple[int, int]]:
     """For each batch norm, its calls in a forward and in the backward after it."""
     counts: dict[str, list[int]] = {}
     phase = 0
 
-    def count(path):
+    def count(path: str) -> None:
         counts.setdefault(path, [0, 0])[phase] += 1
 
     with contextlib.ExitStack() as hooks, torch.enable_grad():

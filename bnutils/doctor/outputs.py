@@ -1,7 +1,15 @@
 """The model from end to end: whether it runs, and what its outputs depend on."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from bnutils._words import first_line
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
+
+if TYPE_CHECKING:
+    from bnutils.doctor.case import Case
+    from bnutils.doctor.compare import Comparison
 
 __all__: list[str] = []  # the table knows the checks
 
@@ -15,7 +23,7 @@ __all__: list[str] = []  # the table knows the checks
     whole=True,
     unless=("batch-of-one",),
 )
-def forward_fails(case):
+def forward_fails(case: Case) -> Found | None:
     if case.not_run:
         raise CouldNot(case.not_run)
     error = case.failure
@@ -54,7 +62,7 @@ _EXPLAINING = (  # findings that say themselves why evaluation differs
     whole=True,
     unless=_EXPLAINING,
 )
-def evaluation_differs(case):
+def evaluation_differs(case: Case) -> Found | None:
     """Labels, or outputs if there are none; noise of other batches is subtracted.
 
     A twentieth of the labels, and three standard deviations of such a count, or accuracy
@@ -86,7 +94,7 @@ def evaluation_differs(case):
     return Found(text, found.distance["evaluation"], severity=severity, remedy=remedy)
 
 
-def _size_of_gap(found) -> float:
+def _size_of_gap(found: Comparison) -> float:
     """How large a difference is, in units of the smallest that is a finding."""
     excess, _ = found.excess()
     if not found.labels:
@@ -112,7 +120,7 @@ def _size_of_gap(found) -> float:
     whole=True,
     unless=("no-running-stats",),
 )
-def batch_dependent(case):
+def batch_dependent(case: Case) -> Found | None:
     if case.comparison is None:
         raise CouldNot(case.not_run or "the outputs of the modes were not compared")
     company = case.comparison.company

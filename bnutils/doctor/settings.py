@@ -1,5 +1,9 @@
 """What needs no data: settings, modes, stored statistics, the optimiser."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import Tensor, distributed, nn
 from torch.nn.parameter import is_lazy
 
@@ -8,13 +12,17 @@ from bnutils.deploy.graph import LAYERS
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
 from bnutils.doctor.habits import gamma_and_beta, is_blank, seen_batches
 
+if TYPE_CHECKING:
+    from bnutils._modules import Norm
+    from bnutils.doctor.case import Case
+
 __all__ = ["stored"]  # the table knows the checks
 
 _DEAD = 1e-3  # |gamma| relative to the layer's root mean square
 _FLAT = 1e-6  # |gamma| of a whole layer
 
 
-def stored(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def stored(norm: Norm) -> tuple[Tensor, Tensor]:
     """Running mean and variance; raises where there are none."""
     mean, var = norm.running_mean, norm.running_var
     if mean is None or var is None:
@@ -34,7 +42,7 @@ def stored(norm: nn.Module) -> tuple[Tensor, Tensor]:
     means="evaluation gives NaN for good: a moving average never forgets a NaN",
     remedy="find the batch that overflowed, then reset_running_stats() and recalibrate",
 )
-def nonfinite_statistics(case, path, norm):
+def nonfinite_statistics(case: Case, path: str, norm: Norm) -> Found | None:
     mean, var = stored(norm)
     bad = ~mean.isfinite() | ~var.isfinite() | (var < 0)
     if n := int(bad.sum()):
@@ -59,7 +67,7 @@ def nonfinite_statistics(case, path, norm):
     means="predictions depend on the rest of the batch, and predicting changes the model",
     remedy="call eval() on the whole model before evaluation",
 )
-def train_mode_in_eval(case, path, norm):
+def train_mode_in_eval(case: Case, path: str, norm: Norm) -> Found | None:
     if case.model.training:
         raise NotApplicable("the model is in training mode")
     if norm.training:
@@ -76,7 +84,7 @@ def train_mode_in_eval(case, path, norm):
     means="weight and bias stay, but the running statistics go on moving",
     remedy="also call eval() on it, after every model.train()",
 )
-def frozen_by_requires_grad(case, path, norm):
+def frozen_by_requires_grad(case: Case, path: str, norm: Norm) -> Found | None:
     own = [p for p in gamma_and_beta(norm) if p is not None]
     if not own:
         raise NotApplicable("it has no parameters")
@@ -95,7 +103,7 @@ def frozen_by_requires_grad(case, path, norm):
     means="evaluation normalises with mean 0 and variance 1, which describe no data",
     remedy="recalibrate: deploy.recalibrate or torch.optim.swa_utils.update_bn",
 )
-def never_updated(case, path, norm):
+def never_updated(case: Case, path: str, norm: Norm) -> Found | None:
     mean, var = stored(norm)
     if seen_batches(norm) or mean.any() or not bool((var == 1).all()):
         return None
@@ -167,7 +175,7 @@ def _odd_weights(weight: Tensor) -> str:
 # ------------------------------------------------------------------ settings
 
 
-def _momentum(case, path: str, norm: nn.Module) -> float:
+def _momentum(case: Case, path: str, norm: Norm) -> float:
     habit = case.habit(path)
     if habit.momentum is None or not habit.updates:
         raise NotApplicable("it keeps no moving average")
@@ -181,7 +189,7 @@ def _momentum(case, path: str, norm: nn.Module) -> float:
     means="the running statistics never move; evaluation uses what they started with",
     remedy="PyTorch's momentum is the weight of the new batch: 0.1, not 0",
 )
-def momentum_zero(case, path, norm):
+def momentum_zero(case: Case, path: str, norm: Norm) -> Found | None:
     if _momentum(case, path, norm) == 0:
         return Found("momentum = 0", 0)
 
@@ -193,7 +201,7 @@ def momentum_zero(case, path, norm):
     means="the running statistics are those of the last batch, or nearly",
     remedy="PyTorch's momentum is the weight of the new batch: 0.1, or None to average",
 )
-def momentum_one(case, path, norm):
+def momentum_one(case: Case, path: str, norm: Norm) -> Found | None:
     momentum = _momentum(case, path, norm)
     if 0.9 <= momentum <= 1:
         keras = "" if momentum == 1 else ": Keras's, the weight of the old value?"
@@ -207,7 +215,7 @@ def momentum_one(case, path, norm):
     means="the running statistics are no average any more and can diverge",
     remedy="choose a momentum between 0 and 1, or None",
 )
-def momentum_range(case, path, norm):
+def momentum_range(case: Case, path: str, norm: Norm) -> Found | None:
     momentum = _momentum(case, path, norm)
     if not 0 <= momentum <= 1:
         return Found(f"momentum = {momentum:g}", momentum)
@@ -220,7 +228,7 @@ def momentum_range(case, path, norm):
     means="evaluation uses the statistics of each batch: predictions depend on company",
     remedy="use track_running_stats=True unless that is intended",
 )
-def no_running_stats(case, path, norm):
+def no_running_stats(case: Case, path: str, norm: Norm) -> Found | None:
     if norm.running_mean is None or norm.running_var is None:
         return Found("0 running statistics kept", 0)
 
@@ -232,7 +240,7 @@ def no_running_stats(case, path, norm):
     means="training no longer updates the statistics, evaluation still uses the old ones",
     remedy="set the flag in the constructor, or set both buffers to None",
 )
-def tracking_off(case, path, norm):
+def tracking_off(case: Case, path: str, norm: Norm) -> Found | None:
     if norm.running_mean is None or norm.running_var is None:
         raise NotApplicable("it keeps no running statistics")
     if not getattr(norm, "track_running_stats", True):
@@ -248,7 +256,7 @@ def tracking_off(case, path, norm):
     means="it normalises each process by itself, like plain batch norm",
     remedy="init_process_group() first, or use plain batch norm",
 )
-def sync_without_group(case, path, norm):
+def sync_without_group(case: Case, path: str, norm: Norm) -> Found | None:
     if not isinstance(norm, nn.SyncBatchNorm):
         raise NotApplicable("it is no SyncBatchNorm")
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -262,7 +270,7 @@ def sync_without_group(case, path, norm):
     means="these channels are constant: whatever they compute is lost",
     remedy="remove them, or lower the weight decay on gamma",
 )
-def dead_channels(case, path, norm):
+def dead_channels(case: Case, path: str, norm: Norm) -> Found | None:
     gamma, shift = gamma_and_beta(norm)
     if gamma is None:
         raise NotApplicable("it has no weight")
@@ -292,7 +300,7 @@ def dead_channels(case, path, norm):
     "the effective learning rate",
     remedy="put batch norm's parameters in a group with weight_decay=0",
 )
-def decayed_norm(case, path, norm):
+def decayed_norm(case: Case, path: str, norm: Norm) -> Found | None:
     if case.optimizer is None:
         raise CouldNot("no optimizer was given")
     own = {id(p) for p in gamma_and_beta(norm)}
@@ -313,7 +321,7 @@ def decayed_norm(case, path, norm):
     remedy="make them once, in the constructor, and keep lists in nn.ModuleList",
     whole=True,
 )
-def unregistered_norm(case):
+def unregistered_norm(case: Case) -> Found | None:
     """In a plain list or dict, or made anew in each forward (seen by running)."""
     held = set(case.model.modules())
     hidden = {}

@@ -1,5 +1,7 @@
 """What :mod:`torch.fx` shows of a model without running it."""
 
+from __future__ import annotations
+
 import operator
 
 from torch import fx, nn
@@ -61,7 +63,9 @@ def _module(node: fx.Node, root: nn.Module) -> nn.Module | None:
     return root.get_submodule(node.target) if node.op == "call_module" else None
 
 
-def _dropout_above(node: fx.Node, root: nn.Module, names) -> tuple[str, float] | None:
+def _dropout_above(
+    node: fx.Node, root: nn.Module, names: dict[nn.Module, str]
+) -> tuple[str, float] | None:
     """The nearest dropout on any path into a batch norm, up to the norms before it."""
     queue, seen = list(node.all_input_nodes), set()
     while queue:

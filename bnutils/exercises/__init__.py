@@ -25,9 +25,12 @@ import dis
 import importlib
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    Checker = Callable[[Any], str | None]
 
 __all__ = [
     "Verdict",
@@ -43,7 +46,7 @@ __all__ = [
     "registry",
 ]
 
-_CHECKERS: dict[str, Callable[[Any], str | None]] = {}
+_CHECKERS: dict[str, Checker] = {}
 _UNANSWERED = (
     "not answered yet: replace the `...` with your code and run the cell again"
 )
@@ -67,17 +70,17 @@ class Verdict(NamedTuple):
         return self.right
 
 
-def exercise(number: str) -> Callable:
+def exercise(number: str) -> Callable[[Checker], Checker]:
     """Register the decorated function as the checker of exercise ``number`` ("03.2")."""
 
-    def register(checker: Callable[[Any], str | None]) -> Callable:
+    def register(checker: Checker) -> Checker:
         _CHECKERS[number] = checker
         return checker
 
     return register
 
 
-def registry(chapter: str) -> dict[str, Callable]:
+def registry(chapter: str) -> dict[str, Callable[[Any], str | None]]:
     """The checkers of one chapter ("03"), by exercise number."""
     try:
         importlib.import_module(f"bnutils.exercises.ch{chapter}")
@@ -154,17 +157,17 @@ class _Unanswered(Exception):
 class _Watched:
     """The learner's function; says so when it returns nothing yet."""
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result = self.function(*args, **kwargs)
         if _unanswered(result):
             sure = result is Ellipsis or _is_empty(self.function)
             raise _Unanswered(_UNANSWERED if sure else _NOTHING)
         return result
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.function, name)
 
 
@@ -172,7 +175,7 @@ def _unanswered(value: Any) -> bool:
     return value is None or value is Ellipsis
 
 
-def _is_empty(function: Callable) -> bool:
+def _is_empty(function: Callable[..., Any]) -> bool:
     """Whether a function does nothing at all, as one whose body is `...`."""
     code = getattr(function, "__code__", None)  # a class has none
     return code is not None and {i.opname for i in dis.get_instructions(code)} <= _EMPTY

@@ -21,9 +21,12 @@ This file chooses the gear and holds the layer. What a gear computes is in ``lea
 files, and :func:`excerpt` shows parts of them. ``extension.py`` compiles and loads the C++.
 """
 
+from __future__ import annotations
+
 import re
 import textwrap
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,6 +34,9 @@ from torch import Tensor
 from bnutils import norm
 from bnutils.fast import extension
 from bnutils.fast.lean import LeanBatchNorm, column, transformed
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "GEARS",
@@ -160,8 +166,8 @@ class BatchNorm1d(norm.BatchNorm1d):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
         gear: str | None = None,
@@ -170,7 +176,7 @@ class BatchNorm1d(norm.BatchNorm1d):
         super().__init__(*same, device, dtype, bias=bias)
         self.gear = _usable(gear or type(self).gear)
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         """Come back from a pickle; without a compiled kernel here, in gear "torch"."""
         super().__setstate__(state)
         if self.gear == "kernel" and _reason_against_kernel(build=False):

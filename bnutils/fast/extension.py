@@ -6,6 +6,8 @@ processor; a build that other processes see as a whole or not at all; and, where
 be no kernel, the reason in one line.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hashlib
@@ -84,7 +86,7 @@ def folder() -> Path:
     """
     parts = (_digest(CSRC), torch.__version__, sys.version, *flags())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    root = os.environ.get("TORCH_EXTENSIONS_DIR")
+    root: str | Path | None = os.environ.get("TORCH_EXTENSIONS_DIR")
     if root is None:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         root = Path(cache) / "torch_extensions"

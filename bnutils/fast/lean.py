@@ -12,13 +12,18 @@ Four times, one idea: what is the same for a whole channel is folded into one nu
 before it meets an array, so that an array is read and written as rarely as possible.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+if TYPE_CHECKING:
+    from typing import Any
 
 LARGE = 2**23  # values; from here on the input goes through the cache in parts
 PART = 2**18  # values of a part
@@ -214,7 +219,7 @@ def differentiable_backward(
 
 
 @functools.cache
-def compiled(function: Callable) -> Callable:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function fused by ``torch.compile`` at its first call."""
     return torch.compile(function)
 
@@ -243,7 +248,14 @@ class LeanBatchNorm(torch.autograd.Function):
     """Normalise by the batch: output, mean and biased variance."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps, fuse):  # noqa: D102
+    def forward(  # noqa: D102
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        fuse: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         in_parts = x.numel() >= LARGE and not fuse
         if fuse:
             found = compiled(forward_whole)(x, weight, bias, eps)
@@ -260,7 +272,9 @@ class LeanBatchNorm(torch.autograd.Function):
         return found.y, found.mean, found.var
 
     @staticmethod
-    def backward(ctx, dy, _dmean, _dvar):  # noqa: D102
+    def backward(  # noqa: D102
+        ctx: Any, dy: Tensor | None, _dmean: None, _dvar: None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         if dy is None:
             return None, None, None, None, None
         x, weight, shifted, *channels = ctx.saved_tensors

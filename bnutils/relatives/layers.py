@@ -8,8 +8,11 @@ running statistics, and which input a layer refuses. Each refuses what PyTorch's
 refuses, with the same type of error.
 """
 
+from __future__ import annotations
+
 import warnings
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +30,10 @@ from bnutils.relatives.functional import (
     rms_norm,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
 __all__ = [
     "BatchNorm2d",
     "BatchRenorm1d",
@@ -41,8 +48,17 @@ __all__ = [
 class _Scaled(nn.Module):
     """A layer without memory: it has a weight and a bias, one of them, or neither."""
 
+    if TYPE_CHECKING:  # None where it is not wanted
+        weight: nn.Parameter | None
+        bias: nn.Parameter | None
+
     def _make_parameters(
-        self, shape, weight: bool, bias: bool, device=None, dtype=None
+        self,
+        shape: int | tuple[int, ...],
+        weight: bool,
+        bias: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Register weight and bias of that shape, or None where one is not wanted."""
         new = partial(torch.empty, shape, device=device, dtype=dtype)
@@ -71,12 +87,12 @@ class LayerNorm(_Scaled):
 
     def __init__(
         self,
-        normalized_shape,
+        normalized_shape: int | Sequence[int],
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if isinstance(normalized_shape, int):
@@ -127,11 +143,11 @@ class RMSNorm(LayerNorm):
 
     def __init__(
         self,
-        normalized_shape,
+        normalized_shape: int | Sequence[int],
         eps: float | None = None,
         elementwise_affine: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             normalized_shape, eps, elementwise_affine, False, device, dtype
@@ -170,8 +186,8 @@ class GroupNorm(_Scaled):
         num_channels: int,
         eps: float = 1e-5,
         affine: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
     ) -> None:
@@ -240,12 +256,12 @@ class InstanceNorm1d(BatchNorm1d):
         momentum: float | None = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
     ) -> None:
-        options = {"device": device, "dtype": dtype, "bias": bias}
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "bias": bias}
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, **options
         )
@@ -336,7 +352,9 @@ class GhostBatchNorm1d(BatchNorm1d):
         channel (nothing is updated then); else as batch norm.
     """
 
-    def __init__(self, num_features, *args, ghost_size: int = 32, **options) -> None:
+    def __init__(
+        self, num_features: int, *args: Any, ghost_size: int = 32, **options: Any
+    ) -> None:
         check_ghost_size(ghost_size)
         super().__init__(num_features, *args, **options)
         self.ghost_size = ghost_size
@@ -381,7 +399,12 @@ class BatchRenorm1d(BatchNorm1d):
     """
 
     def __init__(
-        self, num_features, *args, r_max: float = 3.0, d_max: float = 5.0, **options
+        self,
+        num_features: int,
+        *args: Any,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        **options: Any,
     ) -> None:
         super().__init__(num_features, *args, **options)
         self.r_max, self.d_max = r_max, d_max

@@ -5,10 +5,17 @@ takes the mean out of what a ReLU sends on. Here one number per block does the f
 standardised weights do the second.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from bnutils.relatives.functional import float32_if_half, weight_standardize
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["ScaledResidual", "WSConv2d"]
 
@@ -44,8 +51,8 @@ class ScaledResidual(nn.Module):
         branch: nn.Module,
         scale: float = 0.0,
         shortcut: nn.Module | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.branch = branch
@@ -60,8 +67,8 @@ class ScaledResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the scaled branch to the shortcut."""
-        skip = x if self.shortcut is None else self.shortcut(x)
-        y = self.branch(x)
+        skip: Tensor = x if self.shortcut is None else self.shortcut(x)
+        y: Tensor = self.branch(x)
         if y.shape != skip.shape:
             raise RuntimeError(
                 f"the branch gives shape {tuple(y.shape)} but the skip path "
@@ -97,7 +104,7 @@ class WSConv2d(nn.Conv2d):
         Each output channel has a single weight; else as ``torch.nn.Conv2d``.
     """
 
-    def __init__(self, *args, eps: float = 1e-6, **options) -> None:
+    def __init__(self, *args: Any, eps: float = 1e-6, **options: Any) -> None:
         super().__init__(*args, **options)
         self.eps = eps
         self.gain = nn.Parameter(torch.ones_like(self.weight[:, 0, 0, 0]))

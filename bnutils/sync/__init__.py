@@ -10,6 +10,10 @@ Here: the layer, which works wherever ``torch.distributed`` does, on the CPU too
 - ``mnist``: the chapter's training script, ``python -m bnutils.sync.mnist``.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, distributed, nn
 
@@ -17,6 +21,9 @@ from bnutils import norm
 from bnutils.norm import per_channel
 from bnutils.sync.functional import Standardize
 from bnutils.sync.processes import LaunchError, launch, process_group, run
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["BatchNorm1d", "LaunchError", "convert", "launch", "process_group", "run"]
 
@@ -69,9 +76,9 @@ class BatchNorm1d(norm.BatchNorm1d):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        process_group=None,
-        device=None,
-        dtype=None,
+        process_group: ProcessGroup | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
     ) -> None:
@@ -110,7 +117,7 @@ class BatchNorm1d(norm.BatchNorm1d):
             y = y.clone()  # x_hat is saved for backward; y may be changed in place
         return y.to(x.dtype).contiguous()
 
-    def _group(self):
+    def _group(self) -> ProcessGroup | None:
         """The process group to synchronise with, or None."""
         ready = distributed.is_available() and distributed.is_initialized()
         if not (self.training and ready):
@@ -122,7 +129,7 @@ class BatchNorm1d(norm.BatchNorm1d):
         return group if distributed.get_world_size(group) > 1 else None
 
 
-def convert(model: nn.Module, process_group=None) -> nn.Module:
+def convert(model: nn.Module, process_group: ProcessGroup | None = None) -> nn.Module:
     """Make every BatchNorm1d of a model, PyTorch's or the book's, a synchronised one.
 
     Each layer stays the object it is and changes its class: parameters, buffers, hooks,

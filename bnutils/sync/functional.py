@@ -5,14 +5,23 @@ over all ranks too; both as one function for autograd; and a sum over the ranks 
 can go through.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, distributed
 from torch.autograd import Function
 
 from bnutils.norm import batch_stats, per_channel
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
+    from torch.distributed import ProcessGroup
+
+
+def whole_batch_stats(x: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor, int]:
     """Mean, biased variance and count of the batch that all ranks hold together.
 
     The two passes of chapter 4, each ending in a sum over the ranks; no large squares
@@ -54,7 +63,12 @@ def whole_batch_stats(x: Tensor, group) -> tuple[Tensor, Tensor, int]:
 
 
 def whole_batch_gradient(
-    g: Tensor, g_rstd: Tensor | None, x_hat: Tensor, rstd: Tensor, group, count: int
+    g: Tensor,
+    g_rstd: Tensor | None,
+    x_hat: Tensor,
+    rstd: Tensor,
+    group: ProcessGroup,
+    count: int,
 ) -> Tensor:
     """Gradient with respect to this rank's x: chapter 3's, its two means over all ranks.
 
@@ -93,7 +107,9 @@ class Standardize(Function):
     """
 
     @staticmethod
-    def forward(ctx, x, eps, group):
+    def forward(
+        ctx: Any, x: Tensor, eps: float, group: ProcessGroup
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
         """Shapes (N, C) or (N, C, L); N may differ between ranks and be 0."""
         mean, var, count = whole_batch_stats(x, group)
         rstd = torch.rsqrt(var + eps)  # (C,)
@@ -105,7 +121,9 @@ class Standardize(Function):
         return x_hat, rstd, mean, var, count
 
     @staticmethod
-    def backward(ctx, g, g_rstd, *_):
+    def backward(
+        ctx: Any, g: Tensor | None, g_rstd: Tensor | None, *_: object
+    ) -> tuple[Tensor, None, None]:
         """Return the gradient of x; eps and the group have none."""
         x_hat, rstd = ctx.saved_tensors
         if g is None:  # nothing but 1/std was used
@@ -118,7 +136,7 @@ class AllSum(Function):
     """Sum of a tensor over all ranks; its gradient is the sum of the ranks' gradients."""
 
     @staticmethod
-    def forward(ctx, x, group):
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
         """Return the sum, the same on every rank; ``x`` stays as it is."""
         ctx.group = group
         total = x.clone()
@@ -126,6 +144,6 @@ class AllSum(Function):
         return total
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         """Every rank used the sum, so the gradients of all ranks come together."""
         return AllSum.apply(dy, ctx.group), None

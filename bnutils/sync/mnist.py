@@ -12,12 +12,15 @@ On several, the same command on each, HOST being the name of one of them::
 Rank 0 writes one line of JSON for each combination of the options given.
 """
 
+from __future__ import annotations
+
 import argparse
 import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed, nn
@@ -26,10 +29,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bnutils import data, models, sync, train
 
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["experiment", "fit", "load", "main", "share", "step"]
 
 SIZES = (784, 128, 64, 10)
-CONVERT = {
+CONVERT: dict[str, Callable[[nn.Module], nn.Module]] = {
     "local": lambda net: net,
     "sync": sync.convert,
     "pytorch": nn.SyncBatchNorm.convert_sync_batchnorm,
@@ -125,8 +131,8 @@ def experiment(
     batch_size: int = 8,
     lr: float = 0.1,
     seed: int = 0,
-    **options,
-) -> dict:
+    **options: Any,
+) -> dict[str, Any]:
     """Call :func:`fit` and return its arguments, the losses and the accuracy.
 
     The accuracy (0 to 1) is that of rank 0's network on the validation images; all

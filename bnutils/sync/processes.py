@@ -18,6 +18,8 @@ stopped. Of that package we take how a traceback travels: its ``record`` writes 
 file, as JSON.
 """
 
+from __future__ import annotations
+
 import contextlib
 import datetime
 import json
@@ -108,7 +110,7 @@ def process_group(timeout: float = 30.0) -> Iterator[torch.device]:
     del backend
 
 
-def _call_in_group(function: Callable, *arguments: Any) -> Any:
+def _call_in_group(function: Callable[..., Any], *arguments: Any) -> Any:
     torch.set_num_threads(1)  # the processes share the machine's cores
     with process_group():
         return function(*arguments)
@@ -123,8 +125,11 @@ def _run_as_script(module: str, *arguments: str) -> None:
 
 
 def run(
-    function: Callable, *arguments: Any, processes: int = 2, timeout: float = 60.0
-) -> list:
+    function: Callable[..., Any],
+    *arguments: Any,
+    processes: int = 2,
+    timeout: float = 60.0,
+) -> list[Any]:
     """Call a function in each of several new processes that form a process group.
 
     The function may come from a notebook: it travels with the functions, classes and
@@ -252,10 +257,10 @@ class _Worker:
     """A process, and what is known of its end."""
 
     rank: int
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
     error_file: Path
 
-    def error(self) -> dict | None:
+    def error(self) -> dict[str, Any] | None:
         """What ``record`` wrote about its exception; None if there was none, or not yet."""
         try:
             return json.loads(self.error_file.read_text("utf8"))["message"]

@@ -1,12 +1,18 @@
 """Optimisers and learning-rate schedules by name."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-OPTIMIZERS = {
+if TYPE_CHECKING:
+    from typing import Any
+
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
     "plain_sgd": (torch.optim.SGD, {}),
     "adam": (torch.optim.Adam, {}),

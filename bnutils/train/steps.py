@@ -1,7 +1,10 @@
 """One training step of :func:`bnutils.train.fit`: by autograd, or by the fused kernel."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,11 @@ from bnutils import fast, norm
 from bnutils._modules import HOOKS
 from bnutils.fast import extension
 from bnutils.train.optim import OPTIMIZERS, make_optimizer
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from bnutils._modules import Norm
 
 # The classes whose forward and backward pass the kernel knows to be the book's. Classes
 # derived from them may do something else.
@@ -32,7 +40,7 @@ def logits_of(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     """Compute the model's logits, or raise an error that names the shapes."""
     shape = tuple(x.shape)
     try:
-        logits = model(x)
+        logits: Tensor = model(x)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -81,7 +89,7 @@ class AutogradStep:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-        return value, hits.item()
+        return value, hits.item()  # type: ignore[return-value]
 
 
 class FusedStep:
@@ -155,11 +163,11 @@ class FusedStep:
         return loss, hits
 
 
-def _refuse(what: str) -> None:
+def _refuse(what: str) -> NoReturn:
     raise ValueError(f"engine 'fused' needs {what}; use engine='autograd'")
 
 
-def _blocks(model: nn.Module) -> Iterator[tuple[nn.Linear, nn.Module | None]]:
+def _blocks(model: nn.Module) -> Iterator[tuple[nn.Linear, Norm | None]]:
     """Yield each Linear with its norm; refuse what is not a plain perceptron."""
     if type(model) is not nn.Sequential or not len(model):
         _refuse(f"an nn.Sequential as models.mlp makes it, but got {_name(model)}")
@@ -176,7 +184,7 @@ def _blocks(model: nn.Module) -> Iterator[tuple[nn.Linear, nn.Module | None]]:
         yield linear, bn
 
 
-def _take(parts: list[nn.Module], kinds: set[type], name: str) -> nn.Module:
+def _take(parts: list[nn.Module], kinds: set[type[nn.Module]], name: str) -> Any:
     """Remove the first module from the list and return it; refuse one of another kind."""
     if not parts or type(parts[0]) not in kinds:
         found = _name(parts[0]) if parts else "the end"
@@ -184,7 +192,7 @@ def _take(parts: list[nn.Module], kinds: set[type], name: str) -> nn.Module:
     return parts.pop(0)
 
 
-def _check_fit(linear: nn.Linear, bn: nn.Module | None) -> None:
+def _check_fit(linear: nn.Linear, bn: Norm | None) -> None:
     """Refuse a norm whose tensors are not as long as the layer's output is wide."""
     if bn is None:
         return
@@ -196,7 +204,7 @@ def _check_fit(linear: nn.Linear, bn: nn.Module | None) -> None:
         _refuse("both running statistics or none")
 
 
-def _check_tensors(model: nn.Module) -> None:
+def _check_tensors(model: nn.Sequential) -> None:
     """Refuse hooks, frozen or shared parameters, other devices, mixed dtypes."""
     for module in model.modules():
         if any(getattr(module, hook) for hook in HOOKS):
@@ -214,7 +222,7 @@ def _check_tensors(model: nn.Module) -> None:
         _refuse("contiguous parameters")
 
 
-def _tensors_and_options(bn: nn.Module) -> dict:
+def _tensors_and_options(bn: Norm) -> dict[str, Any]:
     """Return what the kernel needs of a BatchNorm layer, by the kernel's names."""
     kept = bn.track_running_stats  # a statistic that is not kept must not change
     return {
@@ -232,4 +240,7 @@ def _name(module: nn.Module) -> str:
     return type(module).__name__
 
 
-STEPS = {"autograd": AutogradStep, "fused": FusedStep}
+STEPS: dict[str, Callable[..., AutogradStep | FusedStep]] = {
+    "autograd": AutogradStep,
+    "fused": FusedStep,
+}
