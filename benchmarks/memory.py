@@ -20,7 +20,6 @@ import ctypes
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -84,6 +83,8 @@ def cases() -> dict[str, dict]:
 
 def faults() -> int:
     """Page faults of this process so far that needed no disk."""
+    import resource  # on POSIX only
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 

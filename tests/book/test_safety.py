@@ -42,6 +42,7 @@ ALLOWED = {
 # Other programs are started here, without a shell: a list of words, none from data.
 PROGRAMS = {
     "benchmarks/book.py": "make's commands, timed",
+    "benchmarks/memory.py": "itself, with other settings of the allocator",
     "bnutils/sync/processes.py": "Python, for each process",
     "book/_ext/bookext.py": "git, for the address of the repository",
     "book/_tools/colab.py": "git, for the date of the last change",
