@@ -31,7 +31,8 @@ def mark(app, doctree):
     """Give the verdicts of a page's tables their classes."""
     for cell in doctree.findall(nodes.entry):
         first = next(iter(cell.findall(nodes.paragraph)), None)
-        words = first.children[0] if first is not None and first.children else None
+        parts = [] if first is None else first.children
+        words = next((part for part in parts if part.astext().strip()), None)
         if isinstance(words, nodes.strong) and (found := kind(words.astext())):
             words["classes"] += ["verdict", f"verdict-{found}"]
 

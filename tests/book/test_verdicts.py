@@ -6,6 +6,7 @@ import re
 
 import pytest
 import verdicts
+from docutils import nodes
 from provenance import ROOT
 
 CLAIMS = (ROOT / "book" / "claims.md").read_text("utf8")
@@ -37,3 +38,12 @@ def test_the_kind_follows_the_words(words, kind):
 def test_each_verdict_of_the_claims_has_a_kind():
     assert len(BOLD) > 50
     assert [words for words in BOLD if verdicts.kind(words) is None] == []
+
+
+@pytest.mark.parametrize(("place", "marked"), [("entry", True), ("list_item", False)])
+def test_the_first_words_of_a_cell_are_marked(place, marked):
+    strong = nodes.strong("", "Not supported.")
+    words = nodes.paragraph("", "", nodes.Text(""), strong, nodes.Text(" Because."))
+    page = nodes.container("", getattr(nodes, place)("", words))
+    verdicts.mark(None, page)
+    assert strong["classes"] == (["verdict", "verdict-no"] if marked else [])
