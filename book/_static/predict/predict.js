@@ -124,12 +124,20 @@
     root.prepend(form, question.status);
     root.append(question.again);
     question.covers = [...document.getElementsByClassName(`by-${root.id}`)];
-    if (question.covers.length) {
-      question.wait = make("p", "predict-wait", "The result, and the text about it, appear here once you have made your prediction.");
-      question.covers[0].before(question.wait);
-    }
+    question.waits = waits(question.covers);
     root.classList.add("predict-ready");
     return question;
+  }
+
+  /* A line in place of each part that is covered, so that the page does not look broken. */
+  function waits(covers) {
+    return covers.filter((cover) => !covers.includes(cover.previousElementSibling)).map((cover, i) => {
+      const words = i ? "This appears with your prediction, too."
+        : "The result, and the text about it, appear here once you have made your prediction.";
+      const wait = make("p", "predict-wait", words);
+      cover.before(wait);
+      return { wait, cover };
+    });
   }
 
   function submitted(question, { value }) {
@@ -189,13 +197,13 @@
   const covering = (question) => question.choice === undefined && !question.revealed;
 
   /* `until-found` lets the browser's own search look into what is covered, and uncover it. */
-  function showOrCover({ covers, wait }) {
+  function showOrCover({ covers, waits }) {
     for (const element of covers) {
       const covered = [...questions.values()].some((q) => q.covers.includes(element) && covering(q));
       if (covered) element.setAttribute("hidden", "until-found");
       else element.removeAttribute("hidden");
     }
-    if (wait) wait.hidden = !covers[0].hasAttribute("hidden");
+    for (const { wait, cover } of waits) wait.hidden = !cover.hasAttribute("hidden");
   }
 
   /* Uncover what a reader has come for by a link or a search. It is no answer, and not kept. */
