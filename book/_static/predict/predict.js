@@ -131,7 +131,8 @@
 
   /* A line in place of each part that is covered, so that the page does not look broken. */
   function waits(covers) {
-    return covers.filter((cover) => !covers.includes(cover.previousElementSibling)).map((cover, i) => {
+    const follows = ({ previousElementSibling: before }) => before && covers.some((cover) => before.contains(cover));
+    return covers.filter((cover) => !follows(cover)).map((cover, i) => {
       const words = i ? "This appears with your prediction, too."
         : "The result, and the text about it, appear here once you have made your prediction.";
       const wait = make("p", "predict-wait", words);
