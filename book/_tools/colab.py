@@ -247,6 +247,11 @@ def main(arguments: list[str]) -> int:
         for name, text in texts.items():
             (options.out / name).write_text(text, "utf8")
         print(f"{len(texts)} notebooks written to {options.out}")
+        if not options.install:
+            print(
+                "They install nothing: for Colab name the package, for example "
+                "make colab INSTALL=git+https://github.com/OWNER/NAME@TAG"
+            )
     if options.lab:
         print(fill(options.lab, texts))
     if options.zip:

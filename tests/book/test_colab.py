@@ -261,6 +261,15 @@ def test_colabs_first_cell_may_be_run_again(tmp_path):
         assert not (tmp_path / "bnutils" / "bnutils").exists()
 
 
+@pytest.mark.parametrize(("install", "said"), [([], True), (["--install"], False)])
+def test_copies_that_install_nothing_say_so(tmp_path, capsys, install, said):
+    options = [*install, ADDRESS] if install else []
+    assert colab.main(["--out", str(tmp_path / "new"), *options]) == 0
+    printed = capsys.readouterr().out
+    assert f"notebooks written to {tmp_path / 'new'}" in printed
+    assert ("make colab INSTALL=" in printed) == said
+
+
 def test_command_writes_all_notebooks(tmp_path):
     out = tmp_path / "new"
     assert colab.main(["--out", str(out), "--install", ADDRESS]) == 0
