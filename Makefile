@@ -5,6 +5,7 @@ NOTEBOOKS ?=
 INSTALL ?=
 ADDRESS ?=
 BENCH ?=
+LABFLAGS ?=
 
 BOOK := .venv/book
 TEST := .venv/test
@@ -36,9 +37,9 @@ book: $(BOOK)/.done  ## build the book from the stored outputs, warnings as erro
 	$(BOOK)/bin/jupyter-book build . $(STRICT)
 	@echo "The book is at _build/html/index.html: open it in a browser, or run \`make serve\`."
 
-lab: $(LAB)/.done  ## open the chapters in JupyterLab, as copies in lab/ that are yours to change
+lab: $(LAB)/.done  ## open the chapters in JupyterLab, as copies that are yours (LABFLAGS=--no-browser)
 	@$(LAB)/bin/python book/_tools/colab.py --lab lab
-	$(LAB)/bin/jupyter lab --notebook-dir lab 00_contents.ipynb
+	$(LAB)/bin/jupyter lab --notebook-dir lab $(LABFLAGS) lab/00_contents.ipynb
 
 test: $(TEST)/.done  ## lint, tests, every notebook on small data, the strict build: 5 minutes
 	@status=0; \

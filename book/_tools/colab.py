@@ -121,9 +121,11 @@ def _notebook(cells: list[dict], name: str) -> dict:
 
 
 def _converted(cell: dict) -> dict:
-    """A code cell; a solution folds in Colab, as it does in Jupyter."""
+    """A code cell: what folds on the page folds in Jupyter, a solution in Colab as well."""
     source, tags = cell["source"], cell["metadata"].get("tags", [])
     metadata = {}
+    if {"hide-input", "hide-cell"} & {*tags}:
+        metadata = {"jupyter": {"source_hidden": True}}
     if "solution" in tags:
         source = f"# @title Solution: open it to see the code\n{source}"
         metadata = {"cellView": "form", "jupyter": {"source_hidden": True}}
@@ -233,7 +235,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.install and not REQUIREMENT.fullmatch(options.install):
         parser.error(
-            f"not an address that pip installs from: {options.install!r}; expected git+https://..."
+            f"not an address that pip installs from: {options.install!r}; expected for example "
+            "git+https://..., without spaces (write %20) and characters of the shell"
         )
     if not (options.out or options.zip or options.lab):
         parser.error("nothing to write: give --out, --lab or --zip")

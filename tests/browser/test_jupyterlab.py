@@ -20,6 +20,8 @@ SECONDS = (
 )
 # All cells stand in the page, those out of sight too, so that their text can be read.
 SETTINGS = Path("@jupyterlab/notebook-extension/tracker.jupyterlab-settings")
+# `make lab` itself, with options of its own.
+LINE = re.search(r"\$\(LAB\)/bin/jupyter lab (.*)", (ROOT / "Makefile").read_text())[1]
 NOTEBOOK = "window.jupyterapp.shell.currentWidget"
 
 
@@ -44,12 +46,14 @@ def lab(tmp_path_factory):
         "JUPYTERLAB_SETTINGS_DIR": str(settings),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
     }
-    options = ["--no-browser", f"--port={port}", f"--notebook-dir={chapters}"]
-    options += ["--allow-root", "--expose-app-in-browser"]
+    options = ["--no-browser", f"--port={port}", "--allow-root"]
+    options += ["--expose-app-in-browser"]
     options += ["--IdentityProvider.token=", "--ServerApp.port_retries=0"]
+    line = LINE.replace("$(LABFLAGS)", " ".join(options)).split()
     with (home / "log").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options],
+            [sys.executable, "-m", "jupyterlab", *line],
+            cwd=home,
             env=environment,
             stdout=log,
             stderr=log,
