@@ -199,9 +199,9 @@ def test_a_training_can_be_interrupted_and_says_what_is_missing(open_notebook):
         }}""",
         [search, f"epochs = 300  # long enough to be interrupted\n{source}"],
     )
-    # The bar says that a first run is done.
+    # The bar says that a run is in work; its spaces are not plain ones.
     bar = f"{NOTEBOOK}.content.widgets[{search}].outputArea.node.textContent"
-    notebook.page.wait_for_function(f"() => /[1-7] of 8|[1-7]\\/8/.test({bar})")
+    notebook.page.wait_for_function(rf"() => /run\s[1-7]\sof\s8/.test({bar})")
     start = time.monotonic()
     notebook.page.evaluate("window.jupyterapp.commands.execute('kernelmenu:interrupt')")
     notebook.page.wait_for_function("() => window.stopped")

@@ -216,7 +216,7 @@
     const kindOf = ({ mode }) => (mode === "eval" ? "eval" : "train");
     function place(column) {
       const each = (board.clientWidth - LABEL - 12) / 2;
-      return { left: LABEL + column * (each + 12), width: each - ROOM, top: TOP, row: ROW };
+      return { left: LABEL + column * (each + 12), width: Math.max(each - ROOM, 0), top: TOP, row: ROW };
     }
     function drawBars(state, found) {
       const width = board.clientWidth;
