@@ -226,10 +226,15 @@ def test_ctrl_c_ends_what_is_stopped_and_what_was_started(tmp_path):
             if ended.wait(2 * ENDS_WITHIN):
                 return
 
+    # A shell starts what it runs in the background with Ctrl-C ignored, and so are the tests.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = when_there(ready, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        sync.run(stops, ready, processes=1, timeout=150)
-    ended.set()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sync.run(stops, ready, processes=1, timeout=150)
+    finally:
+        ended.set()
+        signal.signal(signal.SIGINT, handler)
     assert time.monotonic() - interrupted[-1] < ENDS_WITHIN
     thread.join()
     assert ready.exists()
