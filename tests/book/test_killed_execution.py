@@ -76,14 +76,6 @@ def test_execution_killed_while_it_writes(tmp_path):
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.fixture
-def with_ctrl_c():
-    """Children get Ctrl-C even if the shell that started the tests switched it off for them."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, handler)
-
-
 def test_ctrl_c_stores_nothing_and_ends_the_kernel(tmp_path, with_ctrl_c):
     """The terminal sends it to the whole group; a kernel is in a group of its own."""
     paths = [tmp_path / "98_at_work.ipynb", tmp_path / "99_waiting.ipynb"]

@@ -214,7 +214,7 @@ def when_there(path: Path, do) -> threading.Thread:
     return thread
 
 
-def test_ctrl_c_ends_what_is_stopped_and_what_was_started(tmp_path):
+def test_ctrl_c_ends_what_is_stopped_and_what_was_started(tmp_path, with_ctrl_c):
     ready, interrupted, ended = tmp_path / "ready", [], threading.Event()
 
     def interrupt():
@@ -226,15 +226,10 @@ def test_ctrl_c_ends_what_is_stopped_and_what_was_started(tmp_path):
             if ended.wait(2 * ENDS_WITHIN):
                 return
 
-    # A shell starts what it runs in the background with Ctrl-C ignored, and so are the tests.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = when_there(ready, interrupt)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            sync.run(stops, ready, processes=1, timeout=150)
-    finally:
-        ended.set()
-        signal.signal(signal.SIGINT, handler)
+    with pytest.raises(KeyboardInterrupt):
+        sync.run(stops, ready, processes=1, timeout=150)
+    ended.set()
     assert time.monotonic() - interrupted[-1] < ENDS_WITHIN
     thread.join()
     assert ready.exists()
