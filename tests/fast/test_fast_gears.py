@@ -105,7 +105,7 @@ def test_excerpts_name_their_file_and_stand_as_they_are_written():
     source = (extension.CSRC / "sums.h").read_text("utf8")
     assert "\n".join(lines) + "\n// [/sums]" in source
     inside = fast.excerpt("forward, second pass").splitlines()
-    assert inside[1].startswith("void write(")  # without the indentation of its struct
+    assert inside[1].startswith("T result(")  # without the indentation of its struct
     assert not marks(text) and not marks("\n".join(inside))
 
 

@@ -1,14 +1,9 @@
-// What the kernel needs of tensors: their shape, pointers to their numbers, and memory
-// for results.
+// What the kernel needs of tensors: their shape, and pointers to their numbers.
 #pragma once
 
 #include <torch/extension.h>
 
 #include <optional>
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 namespace bnutils {
 
@@ -49,28 +44,5 @@ T* to_write(const Tensor& t) {
 inline void tell_autograd_of_change(const Tensor& t) {
   if (t.defined()) t.unsafeGetTensorImpl()->bump_version();
 }
-
-// [large pages]
-// Memory for a result as large as x.
-//
-// The system hands out new memory page by page and clears each page when it is first
-// touched. With its usual pages of 4 KiB that is thousands of interruptions in one
-// call; madvise asks for pages of 2 MiB instead. Only memory that comes fresh from the
-// system gains by it: from 32 MiB on that is every result, from a few MiB on some of
-// them.
-inline Tensor new_result(const Tensor& x) {
-  Tensor y = at::empty_like(x);
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = 4096, large = 4 << 20;
-  if (y.nbytes() >= large) {
-    const auto begin = reinterpret_cast<uintptr_t>(y.data_ptr());
-    const uintptr_t first_page = (begin + page - 1) / page * page;
-    const uintptr_t whole_pages = (y.nbytes() - page) / page * page;
-    madvise(reinterpret_cast<void*>(first_page), whole_pages, MADV_HUGEPAGE);
-  }
-#endif
-  return y;
-}
-// [/large pages]
 
 }  // namespace bnutils

@@ -1,6 +1,7 @@
 // What Python sees of the kernel: batch_norm and Step. The rest, from the bottom up:
 //
-//   arrays.h      shapes, pointers, memory for results
+//   arrays.h      shapes and pointers
+//   memory.h      memory for results
 //   sums.h        the sums of a channel: the first pass over memory
 //   passes.h      both passes, split over threads
 //   normalise.h   the formulas for each value and each channel, forward and backward
@@ -71,6 +72,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   // Other threads of Python may run while C++ computes
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   m.def("batch_norm", &bnutils::batch_norm, unlocked);
+  m.def("idle_bytes", [] { return bnutils::kept_memory().idle_bytes(); });
   using bnutils::Step;
   py::class_<Step>(m, "Step")
       .def(py::init<double, double, double>(), py::arg("momentum"),

@@ -82,7 +82,7 @@ struct Forward {
   static constexpr int ARRAYS = 2;  // as large as the input, read or written: x, y
 
   const T* x;
-  T* y;
+  T* results;                     // y
   const T *weight, *bias;         // null: 1 and 0
   T *running_mean, *running_var;  // null: not kept
   ChannelState<T> state;
@@ -90,6 +90,8 @@ struct Forward {
   double m;       // values per channel
   double factor;  // weight of the batch in the running statistics
   double eps;
+
+  void fetch(int64_t i) const { bnutils::fetch(x + i); }
 
   // [forward, first pass]
   Terms<T> terms(int64_t i, int64_t c) const {
@@ -120,9 +122,9 @@ struct Forward {
   }
 
   // [forward, second pass]
-  void write(int64_t i, int64_t c) const {
-    const T value = (x[i] - state.mean[c]) * state.scale[c] + state.shift[c];
-    y[i] = RELU && value < 0 ? 0 : value;
+  T result(int64_t i, int64_t c) const {
+    const T y = (x[i] - state.mean[c]) * state.scale[c] + state.shift[c];
+    return RELU && y < 0 ? 0 : y;
   }
   // [/forward, second pass]
 };
@@ -168,11 +170,16 @@ struct Backward {
   static constexpr int ARRAYS = 3;  // x, dy, dx
 
   const T *dy, *x;
-  T* dx;
+  T* results;  // dx
   ChannelState<const T> state;
   T *weight_gradient, *bias_gradient;
   T *slope, *level;
   double m;
+
+  void fetch(int64_t i) const {
+    bnutils::fetch(x + i);
+    bnutils::fetch(dy + i);
+  }
 
   // [backward, gradient]
   // The gradient that arrives; with RELU, nothing passes where forward wrote a zero.
@@ -203,9 +210,9 @@ struct Backward {
   }
 
   // [backward, second pass]
-  void write(int64_t i, int64_t c) const {
+  T result(int64_t i, int64_t c) const {
     const T direct = gradient(i, c) * state.scale[c];
-    dx[i] = BATCH ? direct - (x[i] - state.mean[c]) * slope[c] - level[c] : direct;
+    return BATCH ? direct - (x[i] - state.mean[c]) * slope[c] - level[c] : direct;
   }
   // [/backward, second pass]
 };

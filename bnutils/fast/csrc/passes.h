@@ -4,7 +4,7 @@
 //
 //   1. sums over all its values         pass.terms(i, c): what value i adds to them
 //   2. a few numbers from the sums      pass.between(c, sums)
-//   3. a result for each of its values  pass.write(i, c)
+//   3. a result for each of its values  pass.result(i, c), which goes to pass.results
 //
 // That is two passes over memory, and no fewer will do: the first output needs the mean
 // and the variance of the whole channel, so all of it has been read before anything can
@@ -25,6 +25,7 @@
 
 #include <vector>
 
+#include "memory.h"
 #include "sums.h"
 
 namespace bnutils {
@@ -35,18 +36,50 @@ inline int64_t rows_per_thread(int64_t row, int arrays) {
   return std::max<int64_t>(1, 32768 / (row * arrays));
 }
 
+// The second pass over `count` values side by side in memory, from value i on: of
+// neighbouring channels from c on, or all of channel c.
+template <bool NEIGHBOURS, class Pass>
+inline void write_usually(const Pass& pass, int64_t i, int64_t c, int64_t count) {
+#pragma omp simd
+  for (int64_t k = 0; k < count; ++k) {
+    pass.results[i + k] = pass.result(i + k, NEIGHBOURS ? c + k : c);
+  }
+}
+
+// The same with PAST_CACHES: line by line past the caches; what does not fill a line as usual.
+template <bool PAST_CACHES, bool NEIGHBOURS, class Pass>
+inline void write(const Pass& pass, int64_t i, int64_t c, int64_t count) {
+  if constexpr (PAST_CACHES) {
+    using NumberLine = Line<typename Pass::Number>;
+    constexpr int64_t WIDTH = NumberLine::WIDTH;
+    const int64_t before = std::min(count, NumberLine::values_before(pass.results + i));
+    write_usually<NEIGHBOURS>(pass, i, c, before);
+    int64_t k = before;
+    for (; k + WIDTH <= count; k += WIDTH) {
+      NumberLine line;
+#pragma omp simd
+      for (int64_t j = 0; j < WIDTH; ++j) {
+        line.values[j] = pass.result(i + k + j, NEIGHBOURS ? c + k + j : c);
+      }
+      line.stream(pass.results + i + k);
+    }
+    write_usually<NEIGHBOURS>(pass, i + k, NEIGHBOURS ? c + k : c, count - k);
+  } else {
+    write_usually<NEIGHBOURS>(pass, i, c, count);
+  }
+}
+
 // (N, C, L): both passes over one channel, then the next.
-template <class Pass>
+template <bool PAST_CACHES, class Pass>
 void channel_by_channel(const Pass& pass, const Shape s) {
   const auto channels = [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       pass.between(c, sums_of_channel(pass, s, c));
       for (int64_t n = 0; n < s.N; ++n) {
-        const int64_t start = s.start(n, c);
-#pragma omp simd
-        for (int64_t l = 0; l < s.L; ++l) pass.write(start + l, c);
+        write<PAST_CACHES, false>(pass, s.start(n, c), c, s.L);
       }
     }
+    if (PAST_CACHES) finish_streaming();
   };
   at::parallel_for(0, s.C, rows_per_thread(s.values_per_channel(), Pass::ARRAYS),
                    channels);
@@ -75,40 +108,46 @@ class SumsByThread {
 };
 
 // (N, C): the first pass over all rows, then what follows from each channel's sums.
-template <class Pass>
+template <bool LARGE_INPUT, class Pass>
 void sums_row_by_row(const Pass& pass, const Shape s) {
+  constexpr int64_t LINE = 64 / sizeof(typename Pass::Number);
   SumsByThread sums(at::get_num_threads(), s.C);
   const auto rows = [&](int64_t begin, int64_t end) {
     double* first = sums.first(at::get_thread_num());
     double* second = sums.second(at::get_thread_num());
     int64_t row = begin;
     for (; row + VALUES_IN_T <= end; row += VALUES_IN_T) {
-      add_rows<VALUES_IN_T>(pass, row, s.C, first, second);
+      const int64_t start = row * s.C, next = start + VALUES_IN_T * s.C;
+      if constexpr (LARGE_INPUT) {
+        for (int64_t i = 0; i < VALUES_IN_T * s.C; i += LINE) pass.fetch(next + i);
+      }
+      add_rows<VALUES_IN_T, true>(pass, start, s.C, 0, s.C, first, second);
     }
-    for (; row < end; ++row) add_rows<1>(pass, row, s.C, first, second);
+    for (; row < end; ++row) {
+      add_rows<1, true>(pass, row * s.C, 0, 0, s.C, first, second);
+    }
   };
   at::parallel_for(0, s.N, rows_per_thread(s.C, Pass::ARRAYS), rows);
   sums.add_up();
-  for (int64_t c = 0; c < s.C; ++c) {
-    pass.between(c, {sums.first(0)[c], sums.second(0)[c]});
-  }
+  const double *first = sums.first(0), *second = sums.second(0);
+#pragma omp simd
+  for (int64_t c = 0; c < s.C; ++c) pass.between(c, {first[c], second[c]});
 }
 
 // The second pass over (N, C), or the only one over either, in the order of memory.
-template <class Pass>
+template <bool PAST_CACHES, class Pass>
 void write_in_order(const Pass& pass, const Shape s) {
   const auto rows_of_channels = [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-#pragma omp simd
-      for (int64_t c = 0; c < s.C; ++c) pass.write(row * s.C + c, c);
+      write<PAST_CACHES, true>(pass, row * s.C, 0, s.C);
     }
+    if (PAST_CACHES) finish_streaming();
   };
   const auto rows_of_positions = [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t c = row % s.C;
-#pragma omp simd
-      for (int64_t l = 0; l < s.L; ++l) pass.write(row * s.L + l, c);
+      write<PAST_CACHES, false>(pass, row * s.L, row % s.C, s.L);
     }
+    if (PAST_CACHES) finish_streaming();
   };
   if (s.L == 1) {
     at::parallel_for(0, s.N, rows_per_thread(s.C, Pass::ARRAYS), rows_of_channels);
@@ -118,20 +157,30 @@ void write_in_order(const Pass& pass, const Shape s) {
   }
 }
 
+template <bool PAST_CACHES, class Pass>
+void both_passes(const Pass& pass, const Shape s, bool needs_sums) {
+  if (needs_sums && s.L > 1) {
+    channel_by_channel<PAST_CACHES>(pass, s);
+    return;
+  }
+  if (needs_sums) {
+    sums_row_by_row<PAST_CACHES>(pass, s);
+  } else {
+    for (int64_t c = 0; c < s.C; ++c) pass.between(c, {});
+  }
+  write_in_order<PAST_CACHES>(pass, s);
+}
+
 // Everything for one forward or backward pass. In evaluation the statistics are known
 // beforehand: forward then does without the sums, and one pass over memory is enough.
 template <class Pass>
 void run(const Pass& pass, const Shape s, bool needs_sums) {
-  if (needs_sums && s.L > 1) {
-    channel_by_channel(pass, s);
-    return;
-  }
-  if (needs_sums) {
-    sums_row_by_row(pass, s);
+  const int64_t bytes = s.N * s.C * s.L * sizeof(typename Pass::Number);
+  if (bytes < LARGE) {
+    both_passes<false>(pass, s, needs_sums);
   } else {
-    for (int64_t c = 0; c < s.C; ++c) pass.between(c, {});
+    both_passes<true>(pass, s, needs_sums);
   }
-  write_in_order(pass, s);
 }
 
 }  // namespace bnutils

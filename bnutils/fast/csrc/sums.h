@@ -15,6 +15,8 @@
 // each other, so that it may do several at once: 16 float32 values with AVX-512.
 #pragma once
 
+#include <algorithm>
+
 #include "arrays.h"
 
 namespace bnutils {
@@ -33,86 +35,84 @@ struct Sums {
 constexpr int VALUES_IN_T = 8;  // so many are added in T before they go into a double
 
 // [sums]
-// Input (N, C): add the terms of some neighbouring rows to the sums of all channels.
+// Add the terms of ROWS rows, `stride` values apart. `count` values of a row lie side by
+// side: of neighbouring channels from c on, or all of channel c. first[k] and second[k]
+// get what stands at place k of the rows.
 //
-// Neighbours in a row belong to different channels, so a step of the loop takes as many
-// channels as fit the processor's registers, and ROWS values of each.
-template <int ROWS, class Pass>
-inline void add_rows(const Pass pass, int64_t row, int64_t C, double* __restrict first,
+// No place waits for another, so a step of the loop takes as many of them as fit the
+// processor's registers, and ROWS values of each.
+template <int ROWS, bool NEIGHBOURS, class Pass>
+inline void add_rows(const Pass pass, int64_t start, int64_t stride, int64_t c,
+                     int64_t count, double* __restrict first,
                      double* __restrict second) {
   using T = typename Pass::Number;
 #pragma omp simd
-  for (int64_t c = 0; c < C; ++c) {
+  for (int64_t k = 0; k < count; ++k) {
     T few_first = 0, few_second = 0;
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      const Terms<T> terms = pass.terms((row + r) * C + c, c);
+    for (int64_t r = 0; r < ROWS; ++r) {
+      const Terms<T> terms = pass.terms(start + r * stride + k, NEIGHBOURS ? c + k : c);
       few_first += terms.first;
       few_second += terms.second;
     }
-    first[c] += few_first;
-    second[c] += few_second;
+    first[k] += few_first;
+    second[k] += few_second;
   }
 }
 // [/sums]
 
-// Sums of one channel of (N, C, L), where neighbours belong to the same channel.
-//
-// A single running sum would make every addition wait for the one before it. Lanes are
-// WIDTH running sums side by side, two registers of AVX-512 wide; value number l goes
-// into lane l % WIDTH, and the lanes are added up at the very end.
+// The sums of one channel of (N, C, L): its L values of an example lie side by side, and
+// up to PLACES of them at a time have sums of their own, which are added up at the end.
 template <class T>
-struct Lanes {
-  static constexpr int WIDTH = 2 * 64 / sizeof(T);
-
-  double first[WIDTH] = {}, second[WIDTH] = {};
-  T few_first[WIDTH] = {}, few_second[WIDTH] = {};  // at most VALUES_IN_T a lane
-  int64_t few = 0;
-
-  // The terms of `count` values side by side, at most one a lane.
-  template <class Pass>
-  void add(const Pass pass, int64_t i, int64_t c, int64_t count) {
-#pragma omp simd
-    for (int64_t lane = 0; lane < count; ++lane) {
-      const Terms<T> terms = pass.terms(i + lane, c);
-      few_first[lane] += terms.first;
-      few_second[lane] += terms.second;
-    }
-    if (++few == VALUES_IN_T) into_double();
+class ChannelSums {
+ public:
+  explicit ChannelSums(int64_t longest_row) {
+    places_ = std::min(longest_row, PLACES);
+    std::fill_n(first_, places_, 0.0);
+    std::fill_n(second_, places_, 0.0);
   }
 
-  void into_double() {
-#pragma omp simd
-    for (int lane = 0; lane < WIDTH; ++lane) {
-      first[lane] += few_first[lane];
-      second[lane] += few_second[lane];
-      few_first[lane] = few_second[lane] = 0;
+  // Some rows of channel c, any number of them and of any length.
+  template <int ROWS, class Pass>
+  void add(const Pass& pass, int64_t start, int64_t stride, int64_t c, int64_t length) {
+    for (int64_t k = 0; k < length; k += places_) {
+      add_rows<ROWS, false>(pass, start + k, stride, c, std::min(places_, length - k),
+                            first_, second_);
     }
-    few = 0;
   }
 
-  Sums total() {
-    into_double();
-    Sums sums;
-    for (int lane = 0; lane < WIDTH; ++lane) {
-      sums.first += first[lane];
-      sums.second += second[lane];
+  Sums total() const {
+    double first = 0, second = 0;
+#pragma omp simd reduction(+ : first, second)
+    for (int64_t k = 0; k < places_; ++k) {
+      first += first_[k];
+      second += second_[k];
     }
-    return sums;
+    return {first, second};
   }
+
+ private:
+  static constexpr int64_t PLACES = 512;  // 8 KiB, to stay in a first-level cache
+
+  int64_t places_;
+  double first_[PLACES], second_[PLACES];
 };
 
 template <class Pass>
-Sums sums_of_channel(const Pass pass, const Shape s, int64_t c) {
-  Lanes<typename Pass::Number> lanes;
-  constexpr int64_t WIDTH = lanes.WIDTH;
-  for (int64_t n = 0; n < s.N; ++n) {
-    const int64_t start = s.start(n, c);
-    int64_t l = 0;
-    for (; l + WIDTH <= s.L; l += WIDTH) lanes.add(pass, start + l, c, WIDTH);
-    if (l < s.L) lanes.add(pass, start + l, c, s.L - l);
+Sums sums_of_channel(const Pass& pass, const Shape s, int64_t c) {
+  ChannelSums<typename Pass::Number> sums(s.L);
+  int64_t n = 0;
+  for (; n + VALUES_IN_T <= s.N; n += VALUES_IN_T) {
+    sums.template add<VALUES_IN_T>(pass, s.start(n, c), s.C * s.L, c, s.L);
   }
-  return lanes.total();
+  // The examples that are left: long ones are cut into as many rows.
+  const int64_t part = s.L < 128 ? 0 : s.L / VALUES_IN_T;
+  const int64_t cut = part * VALUES_IN_T;
+  for (; n < s.N; ++n) {
+    sums.template add<VALUES_IN_T>(pass, s.start(n, c), part, c, part);
+    sums.template add<1>(pass, s.start(n, c) + cut, 0, c, s.L - cut);
+  }
+  return sums.total();
 }
 
 }  // namespace bnutils
