@@ -28,18 +28,18 @@ def from_keras(answer):
 
 @exercise("06.2")
 def momentum_for(answer):
-    """The momentum with (1 - momentum) ** k = 0.05."""
-    for k in (5, 29, 300, 1):
+    """The momentum with (1 - momentum) ** k = 0.01."""
+    for k in (5, 44, 300, 1):
         alpha = answer(k)
         weight = 1 - (1 - alpha) ** k
         mistakes = {
-            "that is the weight of the old value": 0.05 ** (1 / k),
-            "then the last k batches have 5 %, not 95 %": 1 - 0.95 ** (1 / k),
-            "the last k batches have 1 - (1 - momentum) ** k": 0.95 ** (1 / k),
-            "3 / k is the approximation; solve the equation itself": 3 / k,
+            "that is the weight of the old value": 0.01 ** (1 / k),
+            "then the last k batches have 1 %, not 99 %": 1 - 0.99 ** (1 / k),
+            "the last k batches have 1 - (1 - momentum) ** k": 0.99 ** (1 / k),
+            "4.6 / k is the approximation; solve the equation itself": 4.6 / k,
         }
         otherwise = f"momentum {alpha:.4g} puts {weight:.1%} on the last k batches"
-        right = 1 - 0.05 ** (1 / k)
+        right = 1 - 0.01 ** (1 / k)
         remark = find_remark(alpha, right, mistakes, otherwise, tolerance=1e-7)
         if remark:
             return f"for k = {k}: {remark}"

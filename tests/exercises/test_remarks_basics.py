@@ -871,10 +871,10 @@ ROWS["06.1"] = [
 ]
 
 ROWS["06.2"] = [
-    (lambda k: 0.05 ** (1 / k), "weight of the old value"),
-    (lambda k: 1 - 0.95 ** (1 / k), "5 %, not 95 %"),
-    (lambda k: 0.95 ** (1 / k), "k = 5: the last k batches have"),
-    (lambda k: 3 / k, "approximation"),
+    (lambda k: 0.01 ** (1 / k), "weight of the old value"),
+    (lambda k: 1 - 0.99 ** (1 / k), "1 %, not 99 %"),
+    (lambda k: 0.99 ** (1 / k), "k = 5: the last k batches have"),
+    (lambda k: 4.6 / k, "approximation"),
     (lambda k: 1 / k, "k = 5: momentum 0.2 puts 67.2%"),
 ]
 
