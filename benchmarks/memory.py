@@ -65,11 +65,12 @@ def convolutional() -> nn.Module:
 
 def cases() -> dict[str, dict]:
     """What is timed: by case, functions that take turns."""
+    layers = {"PyTorch": nn.BatchNorm1d, "kernel": fast.KernelBatchNorm1d}
     found = {
-        str(shape): {
-            "PyTorch": calls(nn.BatchNorm1d, shape, "both"),
-            "kernel": calls(fast.KernelBatchNorm1d, shape, "both"),
+        f"{phase} {shape}": {
+            name: calls(cls, shape, phase) for name, cls in layers.items()
         }
+        for phase in ("both", "eval")
         for shape in SHAPES
     }
     for batch in (128, 1024):

@@ -1,9 +1,9 @@
 """What a notebook's stored outputs depend on, as one fingerprint.
 
 The fingerprint covers the notebook's own code cells and every module of ``bnutils`` that they
-import, directly or through other modules, with the C++ of those modules. ``execute.py`` writes it
-into the notebook's metadata next to the versions that produced the outputs; a test fails when it
-no longer fits.
+import, directly or through other modules. The C++ counts for those notebooks only that ask for it.
+``execute.py`` writes it into the notebook's metadata next to the versions that produced the
+outputs; a test fails when it no longer fits.
 
 It is taken of what the code *does*: of its syntax tree, without comments, docstrings, annotations,
 formatting and the order of neighbouring imports. To explain code better therefore costs no
@@ -84,6 +84,19 @@ def modules(nb: dict, chapter: str) -> dict[str, Path]:
     return dict(sorted(done.items()))
 
 
+def asks_for_cpp(nb: dict) -> bool:
+    """Whether a notebook may load the kernel: it names ``bnutils.fast``, or an engine.
+
+    Most chapters import the fast layer by way of ``bnutils.train``, which loads the kernel for
+    ``engine="fused"`` only. A test holds the package to that.
+    """
+    code = "\n".join(code_cells(nb))
+    named = {
+        node.arg for node in ast.walk(ast.parse(code)) if isinstance(node, ast.keyword)
+    }
+    return "engine" in named or "bnutils.fast" in imports(code)
+
+
 def cpp_files(used: Iterable[Path]) -> list[Path]:
     """The C++ that modules compile: all that stands in a folder ``csrc`` beside one of them."""
     folders = {path.parent / "csrc" for path in used}
@@ -103,7 +116,7 @@ def fingerprint(nb: dict, chapter: str) -> str:
     parts = [python_meaning(source) for source in code_cells(nb)]
     for name, path in used.items():
         parts += [name, python_meaning(path.read_text("utf8"), documented=True)]
-    for path in cpp_files(used.values()):
+    for path in cpp_files(used.values()) if asks_for_cpp(nb) else []:
         parts += [path.name, cpp_meaning(path.read_text("utf8"))]
     digest = hashlib.sha256()
     for part in parts:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import nbformat.v4 as v4
 import provenance
@@ -157,9 +160,9 @@ def test_the_fingerprint_is_the_same_for_every_python():
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A small package: `first` imports `second`, `kernel` has C++, `alone` nobody imports."""
+    """A small package: `first` imports `second`, `fast` has C++, `alone` nobody imports."""
     folder = tmp_path / "bnutils"
-    for name in ("exercises", "kernel/csrc"):
+    for name in ("exercises", "fast/csrc"):
         (folder / name).mkdir(parents=True)
     texts = {
         "__init__.py": "",
@@ -169,8 +172,8 @@ def package(tmp_path, monkeypatch):
         "exercises/__init__.py": "",
         "exercises/ch98.py": "",
         "exercises/ch99.py": "",
-        "kernel/__init__.py": "",
-        "kernel/csrc/sum.h": '#include <vector>\n// doc\nint sum = 1 + 2; auto s = "a b";\n',
+        "fast/__init__.py": "",
+        "fast/csrc/sum.h": '#include <vector>\n// doc\nint sum = 1 + 2; auto s = "a b";\n',
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -206,7 +209,7 @@ def test_modules_are_found_through_modules(package):
         ("exercises/__init__.py", "checked = 1", False),
         ("__init__.py", "def __getattr__(name):\n    return name", False),
         ("__init__.py", "def new(name):\n    return name", True),
-        ("kernel/csrc/sum.h", "", False),
+        ("fast/csrc/sum.h", "", False),
     ],
 )
 def test_a_module_counts_where_it_is_used(package, name, text, counts):
@@ -228,11 +231,53 @@ def test_a_module_counts_where_it_is_used(package, name, text, counts):
     ],
 )
 def test_cpp_counts_without_its_comments_and_layout(package, text, counts):
-    code = "from bnutils import kernel"
-    assert changed_by(package, "kernel/csrc/sum.h", text, code) == counts
+    code = "from bnutils import fast"
+    assert changed_by(package, "fast/csrc/sum.h", text, code) == counts
 
 
 def test_a_new_file_of_cpp_counts(package):
-    assert changed_by(
-        package, "kernel/csrc/more.cpp", "int x;", "import bnutils.kernel"
+    assert changed_by(package, "fast/csrc/more.cpp", "int x;", "import bnutils.fast")
+
+
+@pytest.mark.parametrize(
+    ("code", "counts"),
+    [
+        ("from bnutils import first", False),
+        ("from bnutils import first\nfast = first.thing", False),
+        ("from bnutils import first\nfirst.fit(engine='fused')", True),
+        ("from bnutils import first\nfirst.fit(**{'epochs': 1})", False),
+        ("from bnutils.fast import thing", True),
+    ],
+)
+def test_cpp_counts_for_those_only_who_ask_for_it(package, code, counts):
+    (package / "first.py").write_text("from . import fast\n\nthing = 1\n")
+    assert changed_by(package, "fast/csrc/sum.h", "int other;", code) == counts
+
+
+def test_the_kernel_is_loaded_by_nothing_that_a_chapter_does_not_name():
+    """Else the rule of the test before would call stale outputs fresh."""
+    found = {
+        path.relative_to(provenance.ROOT / "bnutils").as_posix()
+        for path in (provenance.ROOT / "bnutils").rglob("*.py")
+        if "bnutils.fast" in provenance.imports(path.read_text("utf8"), "bnutils")
+    }
+    outside = {name for name in found if not name.startswith(("fast/", "exercises/"))}
+    assert outside == {"train/steps.py", "__main__.py"}
+    code = """if True:
+        import torch
+        from bnutils import data, fast, models, train
+        from bnutils.fast import extension
+        fast.build()
+        extension.kernel = None
+        train.fit(models.mlp((784, 8, 10)), data.load(), epochs=1, progress=False)
+        print(extension.kernel)
+    """
+    env = os.environ | {"BNUTILS_DATA": "digits"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    assert done.stdout.split()[-1] == "None"
