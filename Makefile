@@ -91,7 +91,7 @@ mutants: $(TEST)/.done  ## plant bugs in the layer and see whether the tests not
 	$(TEST)/bin/python tests/mutation.py --sample 40 bnutils/norm.py tests/norm
 
 bench: $(TEST)/.done  ## run the scripts in benchmarks/ (BENCH=--quick for a first look)
-	@for name in batchnorm throughput training book; do \
+	@for name in batchnorm memory throughput training book; do \
 		echo "$$name"; $(TEST)/bin/python benchmarks/$$name.py $(BENCH) || exit 1; done
 
 clean:  ## remove what the other targets made, their environments included

@@ -16,6 +16,10 @@ this version of Python and PyTorch; it is kept below ``$TORCH_EXTENSIONS_DIR``
 (default ``~/.cache/torch_extensions``). A gear that cannot be had says why in a warning and
 gives way to "torch".
 
+The kernel keeps the memory of large results (from 1 MiB on) for the next ones, up to 256
+MiB in a process; the environment variable BNUTILS_KEEP_MIB, read when the kernel is
+loaded, sets another limit, 0 none.
+
 This file chooses the gear and holds the layer. What a gear computes is in ``lean.py``
 ("torch", "compile") and in the C++ of ``csrc`` ("kernel"); ``csrc/module.cpp`` lists its
 files, and :func:`excerpt` shows parts of them. ``extension.py`` compiles and loads the C++.
