@@ -113,6 +113,19 @@ def test_several_threads_share_channels_and_rows(three_threads, shape, training)
     agree(layers, *normal(2, *shape))
 
 
+@KERNEL
+@pytest.mark.parametrize("shape", [(256, 8, 784), (65536, 8)], ids=str)
+def test_padding_in_front_costs_no_digits(shape):
+    """The number near the mean, which the kernel subtracts first, is not taken from it."""
+    x = 1e4 + normal(*shape, dtype=torch.float32)
+    x[:8] = 0  # examples
+    if x.dim() == 3:
+        x[:, :, :8] = 0  # positions
+    exact = nn.functional.batch_norm(x.double(), None, None, training=True)
+    error = fast.KernelBatchNorm1d(8)(x).double() - exact
+    assert error.abs().max() < 1e-4
+
+
 # From 8 MiB on results are written past the caches, line by line; rows that do not begin with
 # a line, or end with one, must not lose a value. 9 MiB in every shape, about.
 LARGE_RESULTS = [(9, 64, 4096), (8192, 288), (8191, 289), (2357, 1001), (3, 7, 112347)]

@@ -4,8 +4,8 @@
 // mean, loses all its digits when the data lies far from zero: with a mean of a
 // million, both terms are about 10^12, and a float32 has 7 digits. The remedy is to
 // subtract a number k near the mean from every value first; the variance does not
-// change, and the two terms become small. Which k does not matter, so the mean of the
-// first few values will do. That is why one pass over the data gives both statistics.
+// change, and the two terms become small. Which k does not matter, so the mean of a
+// few values will do. That is why one pass over the data gives both statistics.
 //
 // The mean in two parts. After the sums we know the mean as a double, but x - mean must
 // be computed in T. The rounded mean would be off by up to half of its last digit; what
@@ -64,14 +64,16 @@ inline double count_batch(const Tensor& running_mean, const Tensor& running_var,
   return factor;
 }
 
-// A number near each channel's mean: the mean of its first values, eight at most.
+// A number near each channel's mean: the mean of eight of its values, from examples and
+// positions all over the batch, since a batch may begin with padding.
 template <class T>
 void find_near_mean(const T* x, const Shape s, T* near_mean) {
-  const int64_t few = std::min<int64_t>(s.L > 1 ? s.L : s.N, 8);
-  const int64_t step = s.L > 1 ? 1 : s.C;  // to the channel's next value
+  const int64_t few = std::min<int64_t>(s.values_per_channel(), 8);
   std::fill_n(near_mean, s.C, T(0));
   for (int64_t k = 0; k < few; ++k) {
-    for (int64_t c = 0; c < s.C; ++c) near_mean[c] += x[c * s.L + k * step] / few;
+    // The middle of the k-th of `few` equal parts of the examples, and of the positions.
+    const int64_t n = (2 * k + 1) * s.N / (2 * few), l = (2 * k + 1) * s.L / (2 * few);
+    for (int64_t c = 0; c < s.C; ++c) near_mean[c] += x[s.start(n, c) + l] / few;
   }
 }
 
