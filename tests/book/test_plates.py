@@ -9,8 +9,12 @@ from pathlib import Path
 import asked
 import plates
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bnutils import norm
 
 EACH = pytest.mark.parametrize("name", plates.names())
 NARROWEST = 288  # what a screen of 320 px leaves to a page
@@ -114,3 +118,55 @@ def test_mistakes_are_named(tmp_path: Path, written, said):
     asked.write(tmp_path, [f"# A chapter\n\n```{written}\n```"])
     _, warnings = asked.build(tmp_path, configured=CONFIGURED)
     assert said in warnings
+
+
+# What the plates say
+
+
+class Travels(TorchDispatchMode):
+    """Counts the arrays of full size that operations read or write, as chapter 16 does."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size, self.arrays = size, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        views = ("view", "expand", "detach", "alias", "slice", "unsqueeze", "t.")
+        if not any(name in str(function) for name in views):
+            every = [*args, *(made if isinstance(made, tuple) else (made,))]
+            tensors = [one for one in every if isinstance(one, torch.Tensor)]
+            self.arrays += sum(one.numel() >= self.size for one in tensors)
+        return made
+
+
+def rows(panel: plates.Panel) -> list[tuple[int, int]]:
+    """The number that stands beside each row, and how many ticks the row has."""
+    drawn = BeautifulSoup(panel.drawing, "html.parser")
+    found: list[list[int]] = []
+    for part in drawn.find_all(["tspan", "rect"]):
+        if part.name == "tspan":
+            found.append([int(part.get_text()), 0])
+        else:
+            found[-1][1] += 1
+    return [tuple(one) for one in found]
+
+
+def test_traffic_has_a_tick_for_each_array():
+    for panel in plates.Plate("traffic").panels:
+        assert [number for number, _ in rows(panel)] == [
+            ticks for _, ticks in rows(panel)
+        ]
+        assert len(rows(panel)) == 4
+
+
+def test_traffic_of_chapter_4s_layer_is_what_pytorch_does():
+    x, dy = torch.ones(2, 64, 32)
+    layer = norm.BatchNorm1d(32)
+    with Travels(x.numel()) as forward:
+        y = layer(x.requires_grad_())
+    with Travels(x.numel()) as backward:
+        y.backward(dy)
+    first, second = (rows(panel)[0][0] for panel in plates.Plate("traffic").panels)
+    assert first == forward.arrays
+    assert abs(second - backward.arrays) <= 5  # versions of PyTorch differ a little
