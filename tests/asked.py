@@ -53,15 +53,18 @@ def write(folder: Path, cells: list[str | dict], name: str = "index") -> None:
     (folder / f"{name}.ipynb").write_text(text, "utf8")
 
 
-def build(folder: Path, *options: str) -> tuple[int, str]:
-    """Build the notebooks of a folder into its subfolder `html`; exit status and warnings."""
+def build(folder: Path, *options: str, configured: str = "") -> tuple[int, str]:
+    """Build the notebooks of a folder into its subfolder `html`; exit status and warnings.
+
+    ``configured`` are further lines of the settings.
+    """
     static = ROOT / "book" / "_static"
     conf = CONF.format(
         extensions=str(ROOT / "book" / "_ext"),
         static=str(static),
         favicon=str(static / "favicon.svg"),
     )
-    (folder / "conf.py").write_text(conf, "utf8")
+    (folder / "conf.py").write_text(conf + configured, "utf8")
     command = [sys.executable, "-m", "sphinx", "-q", *options, str(folder)]
     done = subprocess.run(
         [*command, str(folder / "html")], capture_output=True, text=True, check=False
@@ -69,9 +72,9 @@ def build(folder: Path, *options: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def built(folder: Path, cells: list[str | dict]) -> Path:
+def built(folder: Path, cells: list[str | dict], configured: str = "") -> Path:
     """Build a book of one page with warnings as errors; where its pages are."""
     write(folder, cells)
-    status, said = build(folder, "-W", "--keep-going")
+    status, said = build(folder, "-W", "--keep-going", configured=configured)
     assert status == 0, said
     return folder / "html"

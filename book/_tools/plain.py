@@ -1,17 +1,21 @@
 """Turn the MyST of a chapter into Markdown that Colab and Jupyter show well.
 
 Cross-references become links between the notebooks, citations links to the works, equations
-carry their number as a tag, captions stand below their figures, hints and the like fold.
+carry their number as a tag, captions stand below their figures, hints and the like fold. A plate
+is the picture of it, inside the text.
 """
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import plates
 from pybtex.database import BibliographyData, Person, parse_string
 
 TARGET = re.compile(r"^\(([\w-]+)\)=\n+(?=#+ (.+))", re.M)
@@ -20,6 +24,7 @@ EQUATION = re.compile(r"\$\$(.+?)\$\$[ \t]*\(([\w-]+)\)", re.S)
 FENCE = re.compile(
     r"^(`{3,}|:{3,})\{([\w-]+)\}[ \t]*([^\n]*)\n(.*?)^\1[ \t]*$", re.S | re.M
 )
+PLATE = re.compile(r"^`{3,}\{plate\}.*\n:name: ([\w-]+)$", re.M)
 HEADING = re.compile(r"^# (.+)$", re.M)
 EXERCISES = re.compile(r"^## Exercises$", re.M)
 FRESH_KERNEL = """> In a fresh kernel, run the first code cell of this notebook first:
@@ -64,8 +69,7 @@ class Book:
             self._count(name, [label for _, label in EQUATION.findall(text)])
             exercises = re.findall(r"\{exercise\}.*\n:label: ([\w-]+)", text)
             self._count(name, exercises)
-            figures = [figure(cell).get("name") for cell in cells if figure(cell)]
-            self._count(name, figures)
+            self._count(name, [label for cell in cells for label in figures(cell)])
 
     def _count(self, name: str, labels: list[str]) -> None:
         chapter = int(name[:2])
@@ -116,6 +120,13 @@ def title(cells: list[dict]) -> str:
 def figure(cell: dict) -> dict:
     """The caption and name of a code cell's figure."""
     return cell["metadata"].get("mystnb", {}).get("figure", {})
+
+
+def figures(cell: dict) -> list[str]:
+    """The names of a cell's figures: plates in a text, and what code draws."""
+    if cell["cell_type"] == "markdown":
+        return PLATE.findall(cell["source"])
+    return [figure(cell)["name"]] if figure(cell) else []
 
 
 def markdown(text: str, name: str, book: Book) -> str:
@@ -179,12 +190,25 @@ def directive(kind: str, title: str, body: str, name: str, book: Book) -> str:
         return quoted(f"**{heading}**\n\n{inner}")
     if kind == "predict":
         return prediction(options, body)
+    if kind == "plate":
+        return plate(title, options["name"], body, book)
     if kind == "playground":
         where, page = "The web edition of the book", book.page(name)
         if page:
             where = f"[{where}]({page})"
         return quoted(f"*{where} has an interactive figure here.*")
     raise UnknownSyntax(f"{name}: no translation for the directive {{{kind}}}")
+
+
+def plate(name: str, label: str, caption: str, book: Book) -> str:
+    """The picture of a plate, inside the text, and its caption below."""
+    one = plates.Plate(name)
+    width, _ = one.size
+    data = base64.b64encode(one.picture.read_bytes()).decode()
+    source, alt = f"data:image/png;base64,{data}", html.escape(one.alt)
+    picture = f'<img width="{width}" alt="{alt}" src="{source}">'
+    words = " ".join(caption.split())
+    return f"{picture}\n\n*Figure {book.numbers[label][1]}: {words}*"
 
 
 def prediction(options: dict[str, str], body: str) -> str:

@@ -175,13 +175,26 @@ def test_every_exercise_and_caption_is_there(name):
     assert len(re.findall(r"^### Exercise \d+\.\d+: ", text, re.M)) == own.count(
         "{exercise}"
     )
-    captions = [c for c in BOOK.chapters[name] if plain.figure(c)]
+    captions = [label for c in BOOK.chapters[name] for label in plain.figures(c)]
     assert len(re.findall(r"^\*Figure \d+\.\d+: ", text, re.M)) == len(captions)
 
 
 @each
 def test_copy_is_a_valid_notebook(name):
     nbformat.validate(nbformat.from_dict(colab.edition(name, BOOK, ADDRESS)))
+
+
+def test_a_plate_is_a_picture_inside_the_text():
+    (cell,) = [
+        c for c in cells("18_where_it_goes", "markdown") if "<img" in c["source"]
+    ]
+    picture, caption = cell["source"].split("\n\n")[-2:]
+    start = '<img width="736" alt="MLP. Two columns'
+    assert picture.startswith(start) and '" src="data:image/png;base64,' in picture
+    assert caption.startswith("*Figure 18.1: Where the norm")
+    assert "Figure 18.1 shows" in cell["source"]
+    drawn = BOOK.numbers["fig-18-active"]  # by code, after the plate
+    assert drawn == ("18_where_it_goes", "18.2")
 
 
 def test_install_cell_comes_first_and_only_when_asked_for():

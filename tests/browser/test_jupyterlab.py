@@ -212,3 +212,12 @@ def test_a_training_can_be_interrupted_and_says_what_is_missing(open_notebook):
     assert "'chosen' is not defined" in notebook.run(
         notebook.place("SEEDS = (1, 2, 3)")
     )
+
+
+def test_a_plate_is_shown_as_a_picture(open_notebook):
+    page = open_notebook("18_where_it_goes").page
+    picture = page.locator('.jp-RenderedMarkdown img[src^="data:image/png"]').first
+    picture.scroll_into_view_if_needed()
+    assert picture.evaluate("e => e.decode().then(() => e.naturalWidth > 2 * 700)")
+    assert picture.bounding_box()["width"] < 800
+    assert picture.get_attribute("alt").startswith("MLP. Two columns")
