@@ -48,6 +48,7 @@ PROGRAMS = {
     "book/_tools/colab.py": "git, for the date of the last change",
     "book/_tools/execute.py": "Python, for the name of the data set",
     "book/_tools/pdf.py": "jupyter-book",
+    "notebooks/16_make_it_fast.ipynb": "Python, with other settings of the allocator",
 }
 
 
