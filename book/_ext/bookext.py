@@ -169,6 +169,7 @@ def finish(app, exception):
 def setup(app):
     """Connect the above to Sphinx."""
     app.add_css_file("custom.css")
+    app.add_css_file("forced.css", priority=900)  # after the sheets that it corrects
     app.connect("config-inited", configure, priority=1)
     app.connect("builder-inited", share_html_visitors)
     app.connect("autodoc-skip-member", skip_member)

@@ -26,6 +26,25 @@ BUNDLE = "_static/book.css"
 THEME_SHEETS = ["_static/styles/theme.css", "_static/styles/pydata-sphinx-theme.css"]
 NOT_DEFERRED = "_static/documentation_options.js"  # inline scripts after it need it
 IMPORT = re.compile(r"""@import\s+["'](?P<path>[^"':]+)["'];""")
+CLASSES = re.compile(r'\bclass="([^"]*)"')
+WORD = re.compile(r"-?[A-Za-z_][\w-]*")
+RULE = re.compile(r"(?P<selectors>[^{}@;/]+)\{(?P<body>[^{}]*)\}")
+# How classes of the icons, of Bootstrap and of sphinx-design begin.
+FOREIGN = (
+    *("fa-", "btn-", "col-", "row-", "g-", "gx-", "gy-", "offset-", "order-", "modal"),
+    *("carousel", "accordion", "offcanvas", "placeholder", "spinner-", "toast", "card"),
+    *(
+        "list-group",
+        "breadcrumb",
+        "pagination",
+        "page-item",
+        "page-link",
+        "badge",
+        "alert",
+    ),
+    *("form-", "input-group", "dropdown", "dropup", "popover", "navbar", "nav-", "sd-"),
+    *("text-bg-", "link-", "border-", "rounded-", "bg-", "d-", "align-", "justify-"),
+)
 URL = re.compile(r"""url\((?P<quote>["']?)(?P<path>[^"':#)]+)(?P=quote)\)""")
 
 
@@ -124,7 +143,40 @@ def write_bundle(app, exception):
         folder = Path(app.outdir)
         bundle = folder / BUNDLE
         text = joined([folder / name for name in names], bundle.parent)
-        bundle.write_text(text, "utf8")
+        bundle.write_text(without_unused(text, words_of(folder)), "utf8")
+
+
+def words_of(folder: Path) -> set[str]:
+    """What may be a class on some page: what its elements have, and all words of the scripts."""
+    found = set()
+    for page in folder.rglob("*.html"):
+        for classes in CLASSES.findall(page.read_text("utf8")):
+            found.update(classes.split())
+    for script in folder.rglob("*.js"):
+        found.update(WORD.findall(script.read_text("utf8")))
+    return found
+
+
+def without_unused(text: str, words: set[str]) -> str:
+    """A style sheet without the theme's rules for classes that no page and no script names.
+
+    Most of the theme is Bootstrap and 1,900 icons, of which the book uses few; a browser reads all
+    of it before it shows a word. Rules with few classes of their own stay: only what begins like
+    one of the two goes, so that a class that a script puts together from parts is not lost.
+    """
+
+    def needed(selector: str) -> bool:
+        names = re.findall(r"\.(-?[A-Za-z_][\w-]*)", selector)
+        return all(n in words for n in names if n.startswith(FOREIGN))
+
+    def kept(rule):
+        selectors = rule["selectors"].split(",")
+        if "(" in rule["selectors"] or all(map(needed, selectors)):
+            return rule[0]
+        left = ",".join(filter(needed, selectors))
+        return f"{left}{{{rule['body']}}}" if left else ""
+
+    return RULE.sub(kept, text)
 
 
 def joined(sheets: list[Path], folder: Path) -> str:

@@ -270,6 +270,6 @@ def test_measured_claims_say_what_they_were_measured_on():
     measured = [p.split(" | ") for p in answers("book/claims") if p.count(" | ") == 3]
     assert len(measured) >= 15
     for claim, _, on, evidence in measured:
-        assert re.search(r"\b(three|five) seeds\b", on), claim
+        assert re.search(r"\b(three|five|ten) seeds\b", on), claim
         assert re.search(r"\d+(-\d+){2,}|(layers?|blocks) of \d+|\d+ convol", on), claim
         assert ".ipynb#" in evidence, claim

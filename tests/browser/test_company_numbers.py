@@ -26,6 +26,11 @@ RUN = """(given) => {
   const state = { ...initial(), ...given }, found = numbers(state);
   return { ...found, words: words(state, found) };
 }"""
+PASS = """(given) => {
+  const { initial, numbers, words, passWords } = bnPlay.models.company;
+  const state = { ...initial(), ...given }, found = numbers(state);
+  return { ...found, words: words(state, found), left: passWords(state, found) };
+}"""
 COMPANIES = [[], [3], [0, 29], [5, 5, 5], [12, 13, 14, 12, 13, 14, 12]]
 
 
@@ -133,6 +138,47 @@ def test_the_order_of_the_company_means_nothing(js):
     np.testing.assert_allclose(one["probabilities"], two["probabilities"], rtol=1e-12)
 
 
+BOTH = [(one, how) for one in MODES for how in (True, False)]
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, BatchNorm1d])
+@pytest.mark.parametrize(("mode", "recorded"), BOTH)
+def test_a_pass_leaves_behind_what_pytorchs_leaves(js, mode, recorded, norm):
+    """Running statistics by the mode alone, and a graph unless under no_grad."""
+    for others in COMPANIES[1:]:
+        state = {"asked": 6, "company": others, "mode": mode, "recorded": recorded}
+        got = js(PASS, state)
+        net = network(norm, mode)
+        layers = (net.norm1, net.norm2)
+        before = [layer.running_mean.clone() for layer in layers]
+        with torch.set_grad_enabled(recorded):
+            scores = net(batch(6, others))
+        want = scores.detach().softmax(1)[0]
+        np.testing.assert_allclose(got["probabilities"], want, **CLOSE)
+        for k, (layer, old) in enumerate(zip(layers, before)):
+            after = got["after"][k]
+            np.testing.assert_allclose(after["mean"], layer.running_mean, **CLOSE)
+            np.testing.assert_allclose(after["var"], layer.running_var, **CLOSE)
+            far = (layer.running_mean - old).abs().max().item()
+            assert got["moved"][k] == pytest.approx(far, rel=1e-6)
+            assert (far > 0) == (mode == "train" or (mode == "one" and k == 1))
+            assert (f"norm{k + 1} by up to {far:.3f}" in got["left"]) == (far > 0)
+        assert scores.requires_grad == recorded
+        assert ("records no graph" in got["left"]) != scores.requires_grad
+        assert ("No running mean moves" in got["left"]) == (mode == "eval")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_grad_changes_no_number(js, mode):
+    for others in COMPANIES:
+        on, off = (
+            js(PASS, {"company": others, "mode": mode, "recorded": recorded})
+            for recorded in (True, False)
+        )
+        changed = {key for key in on if on[key] != off[key]}
+        assert changed == {"left"}
+
+
 # The data
 
 
@@ -225,7 +271,8 @@ def test_an_action_gives_a_new_state_and_knows_its_bounds(js):
           const full = { ...first, company: [1, 2, 3, 4, 5, 6, 7] };
           let refused = 0;
           for (const wrong of [{ type: "put", to: 30 }, { type: "take", at: 2 },
-              { type: "ask", to: 10 }, { type: "mode", to: "test" }, { type: "fill", to: "all" }])
+              { type: "ask", to: 10 }, { type: "recorded", to: "off" },
+              { type: "mode", to: "test" }, { type: "fill", to: "all" }])
             try { act(first, wrong); } catch { refused += 1; }
           const some = ["random", "random", "kind", "none"].map((to, turn) =>
             act({ ...first, turn }, { type: "fill", to }).company);
@@ -238,7 +285,7 @@ def test_an_action_gives_a_new_state_and_knows_its_bounds(js):
     assert got["at"] == [9, 2]
     assert got["last"] == [1, 2, 3, 4, 5, 6, 9]
     assert got["out"] == [2]
-    assert got["refused"] == 5
+    assert got["refused"] == 6
     random, again, kind, none = got["some"]
     assert len(random) == len(again) == 7 and random != again
     assert kind == [9, 10, 11, 9, 10, 11, 9] and none == []

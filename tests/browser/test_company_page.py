@@ -177,6 +177,37 @@ def test_in_eval_the_bars_stand_still(opened):
         assert shown(page, box, "eval") == before
 
 
+def test_no_grad_stops_nothing_and_eval_does(opened):
+    page, box = opened
+    left, no_grad = box.locator(".cp-left"), box.get_by_role("radio", name="no_grad()")
+    api.expect(left).to_contain_text("records a graph for backward(). It moves")
+    before = shown(page, box, "train"), box.evaluate(NUMBERS)["moved"]
+    no_grad.check()
+    api.expect(left).to_contain_text("records no graph for backward(). It still moves")
+    assert (shown(page, box, "train"), box.evaluate(NUMBERS)["moved"]) == before
+    for k, far in enumerate(before[1], 1):
+        api.expect(left).to_contain_text(f"norm{k} by up to {far:.3f}")
+    spoken = box.locator("[aria-live=polite]")
+    api.expect(spoken).to_contain_text("It still moves", **SETTLED)
+    box.get_by_role("radio", name="eval()", exact=True).check()
+    api.expect(left).to_contain_text("because of eval(), not because of no_grad()")
+    box.get_by_role("radio", name="norm2").check()
+    api.expect(left).to_contain_text("the running mean of norm2")
+    api.expect(left).not_to_contain_text("norm1")
+
+
+def test_keys_and_a_finger_turn_no_grad_on_and_off(opened, on_phone):
+    page, box = opened
+    box.get_by_role("radio", name="recorded").focus()
+    page.keyboard.press("ArrowRight")
+    api.expect(box.locator(".cp-left")).to_contain_text("Under no_grad()")
+    page.keyboard.press("ArrowLeft")
+    api.expect(box.locator(".cp-left")).not_to_contain_text("no_grad()")
+    _, box, _ = on_phone
+    box.get_by_role("radio", name="no_grad()").tap()
+    api.expect(box.locator(".cp-left")).to_contain_text("Under no_grad()")
+
+
 def test_the_newest_choice_is_what_is_counted(opened):
     page, box = opened
     for asked in "0123456789":

@@ -1,10 +1,12 @@
 // Figure "company", the model: what a trained network answers about one digit, in a batch with
-// others, where each of its two norms is in training or in evaluation mode. No page in here.
+// others, where each of its two norms is in training or in evaluation mode, with gradients recorded
+// or under no_grad; and how far this pass moves the running statistics. No page in here.
 (function (bn) {
   "use strict";
   const { linear, columns } = bn.mlp;
   const data = bn.company;
   const EPS = 1e-5;
+  const MOMENTUM = 0.1; // PyTorch's default
   const UNIT = 1000; // the data is in thousandths
   const CLASSES = 10;
   const MOST = 7; // others in a batch
@@ -29,23 +31,34 @@
   // Which of the two norms is in training mode.
   const MODES = { train: [true, true], one: [false, true], eval: [false, false] };
 
-  // Through a norm and a ReLU, for n digits.
-  function normalized(z, n, { outputs: c, norm }, training) {
-    const { mean, var: spread } = training ? columns(z, n, c) : norm;
+  // Through a norm and a ReLU, for n digits, with given statistics.
+  function normalized(z, n, { outputs: c, norm }, { mean, var: spread }) {
     const factor = spread.map((v, j) => norm.weight[j] / Math.sqrt(v + EPS));
     const y = new Float64Array(n * c);
     for (let i = 0; i < n * c; i++) y[i] = Math.max(0, factor[i % c] * (z[i] - mean[i % c]) + norm.bias[i % c]);
     return y;
   }
 
-  // The ten scores of the first digit of a batch. It changes nothing: the running statistics are
-  // those of the training, whatever the mode.
+  // The ten scores of the first digit of a batch, and the statistics that each norm has used. It
+  // changes nothing: the running statistics are those of the training, whatever the mode.
   function forward(batch, modes) {
     const n = batch.length, [one, two, last] = NET, z = new Float64Array(n * one.outputs);
+    const statistics = (values, part, k) => (modes[k] ? columns(values, n, part.outputs) : part.norm);
     batch.forEach(({ first }, i) => z.set(first, i * one.outputs));
-    const a = normalized(z, n, one, modes[0]);
-    const b = normalized(linear(a, n, two), n, two, modes[1]);
-    return linear(b, 1, last);
+    const first = statistics(z, one, 0), a = linear(normalized(z, n, one, first), n, two);
+    const second = statistics(a, two, 1), b = normalized(a, n, two, second);
+    return { scores: linear(b, 1, last), used: [first, second] };
+  }
+
+  // The running statistics of both norms after a pass of n digits: in training mode a step towards
+  // the batch's, in evaluation mode the same. Whether gradients are recorded is not asked.
+  function running(used, n, modes) {
+    const step = (old, now) => Array.from(old, (v, j) => v + MOMENTUM * (now[j] - v));
+    return used.map((own, k) => {
+      const { mean, var: spread } = NET[k].norm;
+      if (!modes[k]) return { mean: [...mean], var: [...spread] };
+      return { mean: step(mean, own.mean), var: step(spread, own.var.map((v) => (v * n) / (n - 1))) };
+    });
   }
 
   function softmax(scores) {
@@ -57,10 +70,10 @@
   // One value per channel has no variance: PyTorch refuses it.
   const refuses = (mode, n) => n === 1 && MODES[mode].includes(true);
 
-  // The ten probabilities of the digit that is asked about, in the first place of the batch.
-  function probabilities(asked, company, mode) {
-    return softmax([...forward([ASKED[asked], ...company.map((i) => OTHERS[i])], MODES[mode])]);
-  }
+  // One pass: the digit that is asked about, in the first place of the batch, and the others.
+  const pass = (asked, company, mode) => forward([ASKED[asked], ...company.map((i) => OTHERS[i])], MODES[mode]);
+  // Its ten probabilities.
+  const probabilities = (asked, company, mode) => softmax([...pass(asked, company, mode).scores]);
 
   // Others drawn at random, with replacement.
   function drawn(rng, count) {
@@ -93,7 +106,7 @@
   // drawn, so that each press of a button draws anew.
   function initial(preset) {
     const company = drawn(bn.math.random(1), MOST);
-    return { asked: 6, company, mode: preset in MODES ? preset : "train", turn: 1 };
+    return { asked: 6, company, mode: preset in MODES ? preset : "train", recorded: true, turn: 1 };
   }
 
   const KINDS = {
@@ -102,12 +115,13 @@
     none: () => [],
   };
 
-  // Actions: ask about the digit of a class; a mode; put in one of the others, at a place or
+  // Actions: ask about the digit of a class; a mode; gradients recorded or not; put in one of the others, at a place or
   // behind the rest (the last one leaves a full batch); take out the one at a place; fill.
   function act(state, { type, to, at }) {
     const { company } = state;
     if (type === "ask" && +to in ASKED) return { ...state, asked: +to };
     if (type === "mode" && to in MODES) return { ...state, mode: to };
+    if (type === "recorded" && typeof to === "boolean") return { ...state, recorded: to };
     if (type === "put" && to in OTHERS) {
       const place = Math.min(at ?? MOST - 1, company.length, MOST - 1), next = company.slice();
       next[place] = to;
@@ -121,12 +135,15 @@
     throw new Error(`no action ${type} to ${to}`);
   }
 
-  // What the network says of the digit in this batch; nothing where PyTorch refuses the batch.
+  // What the network says of the digit in this batch, and the running statistics after it; nothing
+  // where PyTorch refuses the batch. Under no_grad every number is the same, so it is not asked for.
   function answers({ asked, company, mode }) {
-    const refused = refuses(mode, company.length + 1);
-    const found = refused ? null : probabilities(asked, company, mode);
-    const evaluation = probabilities(asked, [], "eval");
-    return { refused, probabilities: found, answer: refused ? null : largest(found), evaluation };
+    const n = company.length + 1, evaluation = probabilities(asked, [], "eval");
+    if (refuses(mode, n)) return { refused: true, probabilities: null, answer: null, evaluation, after: null, moved: null };
+    const { scores, used } = pass(asked, company, mode), found = softmax([...scores]);
+    const after = running(used, n, MODES[mode]);
+    const moved = after.map(({ mean }, k) => Math.max(...mean.map((v, j) => Math.abs(v - NET[k].norm.mean[j]))));
+    return { refused: false, probabilities: found, answer: largest(found), evaluation, after, moved };
   }
   function numbers(state) {
     const found = answers(state);
@@ -152,6 +169,17 @@
     return `${where}, this ${asked} is read as ${answer} (${percent(found[answer])}). Of ${BATCHES} ${size}, ${list}.`;
   }
 
+  // What the pass leaves behind: a graph for backward(), unless under no_grad, and running means that
+  // have moved, unless in eval().
+  function passWords({ mode, recorded }, { refused, moved }) {
+    const graph = recorded ? "This pass records a graph for backward()" : "Under no_grad() this pass records no graph for backward()";
+    if (refused) return recorded ? "" : "Under no_grad() the error is the same: the mode decides.";
+    const parts = moved.map((v, k) => v && `norm${k + 1} by up to ${v.toFixed(3)}`).filter(Boolean);
+    if (!parts.length) return `${graph}. No running mean moves, because of ${mode}()${recorded ? "" : ", not because of no_grad()"}.`;
+    const means = `the running mean of ${parts.join(", of ")}`;
+    return recorded ? `${graph}. It moves ${means}.` : `${graph}. It still moves ${means}, as far as without no_grad().`;
+  }
+
   bn.models = bn.models || {};
-  bn.models.company = { initial, act, answers, counting, numbers, words, forward, drawn, percent, NET, ASKED, OTHERS, MODES, MOST, EACH, BATCHES };
+  bn.models.company = { initial, act, answers, counting, numbers, words, passWords, forward, drawn, percent, NET, ASKED, OTHERS, MODES, MOST, EACH, BATCHES };
 })((window.bnPlay = window.bnPlay || {}));

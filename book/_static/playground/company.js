@@ -7,6 +7,7 @@
   const { ASKED, OTHERS, MOST, EACH, BATCHES } = model;
 
   const MODES = { train: "train()", one: "eval(), norm2 in train()", eval: "eval()" };
+  const GRADIENTS = { on: "recorded", off: "no_grad()" };
   const QUESTIONS = Object.fromEntries(ASKED.map(({ label }) => [label, `a ${label}`]));
   const ACROSS = 2 * EACH; // digits in a line of the pool: two classes
   const ROW = 24, TOP = 30, HEIGHT = TOP + 10 * ROW + 4;
@@ -62,6 +63,7 @@
     const choose = (type) => (to) => store.send({ type, to });
     const controls = html(root, "div", { class: "pg-choices" });
     bn.page.choice(controls, { label: "Mode of the network", options: MODES, value: first.mode }, choose("mode"));
+    bn.page.choice(controls, { label: "Gradients", options: GRADIENTS, value: "on" }, (to) => store.send({ type: "recorded", to: to === "on" }));
     const question = bn.page.select(controls, { label: "Asked about", options: QUESTIONS, value: first.asked }, choose("ask"));
 
     const stage = html(root, "div", { class: "cp-stage" });
@@ -87,8 +89,9 @@
     const board = html(stage, "div", { class: "pg-board" });
     const picture = svg(board, "svg", { class: "pg-picture", role: "img", height: HEIGHT });
     const now = svg(picture, "g", {}), counted = svg(picture, "g", {});
-    const tell = bn.page.words(root);
-    html(root, "p", { class: "pg-note", text: `Tap a digit, or drag it, to put it in or to take it out; in a full batch it comes for the last one. Short lines: what eval() says. At the right: the answers in ${BATCHES} batches with as many others, drawn at random. The digits are new to the network. Each answer is a copy's, so the running statistics stay what they were.` });
+    const line = html(root, "p", { class: "pg-words" }), left = html(root, "p", { class: "pg-facts cp-left" });
+    const say = bn.page.announcer(root);
+    html(root, "p", { class: "pg-note", text: `Tap a digit, or drag it, to put it in or to take it out; in a full batch it comes for the last one. Short lines: what eval() says. At the right: the answers in ${BATCHES} batches with as many others, drawn at random. The digits are new to the network. Each pass is a copy's, so it starts from the same running statistics as the one before.` });
 
     function digitButton(parent, pressed) {
       const node = bn.page.button(parent, "", () => dragged || pressed());
@@ -192,6 +195,7 @@
     function answer(state) {
       const found = model.answers(state), work = model.counting(state);
       drawBars(state, found);
+      left.textContent = model.passWords(state, found);
       job = work;
       if (found.refused) done(null);
       else slice();
@@ -205,11 +209,12 @@
         else requestAnimationFrame(slice);
       }
       function done(counts) {
-        const words = model.words(state, { ...found, counts });
+        const text = model.words(state, { ...found, counts });
         counted.replaceChildren();
         if (counts) bars(counted, place(1), counts, BATCHES, { kind: kindOf(state), write: String });
-        set(picture, { "aria-label": words });
-        tell(words);
+        set(picture, { "aria-label": text });
+        line.textContent = text;
+        say(`${text} ${left.textContent}`);
       }
     }
 

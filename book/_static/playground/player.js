@@ -3,6 +3,7 @@
   "use strict";
   const { html, slider, button, calm } = bn.page;
   const MOVING = 0.55; // share of a step's time in which things move; then they rest, to be read
+  const CALM = 500; // ms between two pictures where motion is not wanted
 
   // From one whole step to the next, slow at both ends.
   const eased = (part) => {
@@ -11,10 +12,12 @@
   };
 
   // `name(k)` is the name of step k. `changed(t)` gets whole steps and, while something moves or
-  // the slider is between two steps, fractions; only whole ones where motion is not wanted.
+  // the slider is between two steps, fractions. Where motion is not wanted there are whole steps only,
+  // and of quick ones just some, so that the picture changes twice a second.
   bn.player = function (parent, { label, last, name, start = 0, pace = 1600 }, changed) {
     const box = html(parent, "div", { class: "pg-player" });
     const buttons = html(box, "div", { class: "pg-buttons" });
+    const leap = Math.max(1, Math.ceil(CALM / pace)); // steps
     let t = start, told = start, playing = false, clock = 0, before = null;
 
     const slide = slider(
@@ -30,15 +33,21 @@
     const play = button(buttons, "Play", () => (playing ? halt() : begin()));
     const next = button(buttons, "Next", () => step(1));
 
+    // What is shown of a time.
+    function picture(v) {
+      if (!calm()) return v;
+      if (!playing || v >= last) return Math.round(v);
+      return Math.max(told, Math.min(last, leap * Math.round(v / leap)));
+    }
     function tell(v) {
-      const now = calm() ? Math.round(v) : v;
+      const now = picture(v);
       if (now !== told) changed((told = now));
       back.disabled = t <= 0;
       next.disabled = t >= last;
     }
     function put(to) {
       t = Math.max(0, Math.min(last, to));
-      slide.put(t);
+      slide.put(picture(t));
       tell(t);
     }
     // To the next whole step in a direction.
@@ -58,14 +67,15 @@
     });
 
     function begin() {
+      if (t >= last) put(0);
       playing = true;
       before = null;
       play.textContent = "Pause";
-      if (t >= last) put(0);
       clock = Math.floor(t) + (t % 1) * MOVING; // the moment at which it is about there
       requestAnimationFrame(go);
     }
     function halt() {
+      if (playing && calm()) t = told; // from what is shown, not from what would be
       playing = false;
       play.textContent = "Play";
     }
