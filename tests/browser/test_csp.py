@@ -136,7 +136,7 @@ def test_page_works_under_the_policy(opened, name):
     if page.locator(".math").count():
         assert page.locator(".math:not(:has(mjx-container))").count() == 0
     page.locator("button.theme-switch-button:visible").first.click()
-    for fold in page.locator(".dropdown .toggle-button").all()[:1]:
+    for fold in page.locator(".dropdown .toggle-button:visible").all()[:1]:
         fold.click()
 
 
