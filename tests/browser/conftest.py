@@ -41,12 +41,15 @@ def js(browser, request):
 
 @pytest.fixture
 def visit(browser):
-    """Open an address; return the page and what went wrong while it loaded."""
+    """Open an address; return the page and what went wrong while it loaded.
+
+    Further settings of the reader's browser, such as ``reduced_motion="reduce"``, may follow.
+    """
     contexts = []
 
-    def visit(url, mode="light", width=1400):
+    def visit(url, mode="light", width=1400, **settings):
         size = {"width": width, "height": 900}
-        context = browser.new_context(viewport=size, color_scheme=mode)
+        context = browser.new_context(viewport=size, color_scheme=mode, **settings)
         contexts.append(context)
         page, trouble = context.new_page(), []
         here = "file:" if url.startswith("file:") else urljoin(url, "/")

@@ -40,20 +40,12 @@ SLIDES = """() => document.getAnimations().filter((one) =>
 
 
 @pytest.fixture
-def calm(browser, site):
-    contexts = []
-
+def calm(visit, site):
     def opened(name, motion="reduce"):
-        size = {"width": 1400, "height": 900}
-        context = browser.new_context(viewport=size, reduced_motion=motion)
-        contexts.append(context)
-        page = context.new_page()
-        page.goto(site + name)
+        page, _ = visit(site + name, reduced_motion=motion)
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
+    return opened
 
 
 @pytest.mark.parametrize("name", PLAYS)

@@ -115,18 +115,11 @@ BUTTONS = "button:not(.copybtn, .toggle-button), select, .pg-choice span, .predi
 
 
 @pytest.fixture
-def forced(browser, site):
+def forced(visit, site):
     """Open a page under forced colours, whatever theme was chosen in the page."""
-    contexts = []
 
     def opened(name, mode, theme=None):
-        size = {"width": 1400, "height": 900}
-        context = browser.new_context(
-            viewport=size, color_scheme=mode, forced_colors="active"
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.goto(site + name)
+        page, _ = visit(site + name, mode, forced_colors="active")
         assert page.evaluate("matchMedia('(forced-colors: active)').matches")
         page.evaluate(
             "(theme) => document.documentElement.dataset.theme = theme", theme or mode
@@ -134,9 +127,7 @@ def forced(browser, site):
         page.wait_for_timeout(300)  # colours fade
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
+    return opened
 
 
 @both
