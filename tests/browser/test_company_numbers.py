@@ -247,8 +247,9 @@ def test_the_chapter_says_what_the_figure_shows(js):
     )
     assert f"a 6, with {100 * evaluation['probabilities'][6]:.0f} %" in text
     assert f"{start['counts'][6]} of 200 random batches" in text
-    assert f"in {four['counts'][4]} of 200" in text
-    assert f"right in {one['counts'][6]} and {four_in_one['counts'][4]}." in text
+    assert f"as a 4 in {four['counts'][4]}." in text
+    alone = f"{one['counts'][6]} and {four_in_one['counts'][4]}"
+    assert f"With `norm2` alone in training mode: {alone}." in text
 
 
 def test_the_words_count_all_200(js):
