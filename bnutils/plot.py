@@ -1,6 +1,8 @@
 """The book's figure style, and the figures and tables that several chapters draw.
 
-Figures have a white background; in the book's dark mode a style sheet inverts them.
+In a notebook figures are vector drawings on white. The book's pages exchange the colours of this
+module, black, white and greys for others in the dark; a label drawn on a map, whose ground stays
+as it is, keeps its colour by ``gid="on-map"``.
 """
 
 from __future__ import annotations
@@ -56,13 +58,14 @@ _STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.prop_cycle": mpl.cycler(color=[BLUE, ORANGE, GREEN, PURPLE, SKY, GREY]),
     "grid.alpha": 0.25,
+    "svg.hashsalt": "book",  # the same names inside a drawing on every run
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
 
 
 def use_style() -> None:
-    """Set the book's Matplotlib style; in a notebook, draw at twice the resolution."""
+    """Set the book's Matplotlib style; in a notebook, draw figures as SVG."""
     mpl.rcParams.update(mpl.rcParamsDefault | _STYLE | {"backend": mpl.get_backend()})
     try:
         from IPython import get_ipython
@@ -70,7 +73,7 @@ def use_style() -> None:
     except ImportError:
         return
     if get_ipython() is not None:
-        set_matplotlib_formats("retina")
+        set_matplotlib_formats("svg", metadata={"Date": None})
 
 
 def band(ax: Axes, x: ArrayLike, runs: ArrayLike, **style: Any) -> None:

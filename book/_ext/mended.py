@@ -6,24 +6,19 @@
 - MyST-NB calls every fold "Toggle hidden content". Here it is named by what it does, and a folded
   cell says how long it is and which figure it draws.
 - A cell without a text in the head of a table is a corner, no heading.
-- Pictures state their size as attributes, so that the page keeps their room while they load.
 
 ``book/_static/page`` mends what happens in the page.
 """
 
 from __future__ import annotations
 
-import base64
-import struct
 from html import escape
-from pathlib import Path
 
 from docutils import nodes
 from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx_exercise.nodes import is_solution_node
 
 SCRIPTS = ["page/page.js", "page/code.js"]
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def name_boxes(doctree):
@@ -72,43 +67,6 @@ def depart_fold(self, node):
     self.body.append("</details>\n")
 
 
-def size_of(picture: nodes.image, folder: Path) -> tuple[int, int] | None:
-    """Width and height of a PNG in pixels; None for what is no PNG or not there."""
-    uri = picture["uri"]
-    try:
-        if uri.startswith("data:image/png;base64,"):
-            head = base64.b64decode(uri.partition(",")[2][:64])
-        else:
-            with open(folder / uri, "rb") as file:
-                head = file.read(24)
-    except OSError:
-        return None
-    return struct.unpack(">II", head[16:24]) if head.startswith(PNG) else None
-
-
-def keep_room(app, doctree):
-    """Note the size of each picture, for the writer."""
-    for picture in doctree.findall(nodes.image):
-        if size := size_of(picture, Path(app.srcdir)):
-            picture["pixels"] = size
-
-
-def visit_image(self, node):
-    """Write a picture with its size; the style sheet makes it as small as the page wants."""
-    type(self).visit_image(self, node)
-    if "pixels" in node:
-        width, height = node["pixels"]
-        tag = self.body[-1]
-        self.body[-1] = tag.replace(
-            "<img ", f'<img width="{width}" height="{height}" ', 1
-        )
-
-
-def depart_image(self, node):
-    """Close it as Sphinx does."""
-    type(self).depart_image(self, node)
-
-
 def visit_entry(self, node):
     """Open a cell of a table; an empty one in the head names nothing, so it is no heading."""
     type(self).visit_entry(self, node)
@@ -128,13 +86,11 @@ def mend(app, doctree, docname):
         name_boxes(doctree)
         unlink_titles(doctree)
         describe_folds(doctree)
-        keep_room(app, doctree)
 
 
 def setup(app):
     """Connect the above to Sphinx."""
     app.add_node(HideCodeCellNode, override=True, html=(visit_fold, depart_fold))
-    app.add_node(nodes.image, override=True, html=(visit_image, depart_image))
     app.add_node(nodes.entry, override=True, html=(visit_entry, depart_entry))
     app.add_css_file("print.css")
     for script in SCRIPTS:

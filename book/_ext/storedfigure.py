@@ -10,22 +10,27 @@ cannot show an older picture than the chapter does. The directive's content is t
 
 from __future__ import annotations
 
+import base64
 import json
+import sys
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "_tools"))
+import drawing
+
 
 def find(nb: dict, name: str) -> tuple[str, str]:
-    """The figure's picture (base64) and its alternative text."""
+    """The figure's drawing and its alternative text."""
     for cell in nb["cells"]:
         myst = cell["metadata"].get("mystnb", {})
         if myst.get("figure", {}).get("name") == name:
             for output in cell["outputs"]:
-                if "image/png" in output.get("data", {}):
-                    picture = "".join(output["data"]["image/png"])
-                    return "".join(picture.split()), myst["image"]["alt"]
+                if picture := "".join(output.get("data", {}).get(drawing.KIND, "")):
+                    return picture, myst["image"]["alt"]
     raise KeyError(name)
 
 
@@ -47,9 +52,10 @@ class StoredFigure(SphinxDirective):
             raise ExtensionError(
                 f"no stored figure {name} in {notebook}: {error}"
             ) from error
-        figure = nodes.figure(
-            "", nodes.image(uri=f"data:image/png;base64,{picture}", alt=alt)
-        )
+        data = base64.b64encode(drawing.themed(picture).encode()).decode()
+        image = nodes.image(uri=f"data:{drawing.KIND};base64,{data}", alt=alt)
+        image["pixels"] = drawing.size(picture)
+        figure = nodes.figure("", image)
         text, messages = self.state.inline_text(" ".join(self.content), self.lineno)
         figure += nodes.caption("", "", *text)
         self.set_source_info(figure)

@@ -11,9 +11,7 @@ the exit status is 130, as a shell has it.
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
-import io
 import json
 import os
 import subprocess
@@ -24,13 +22,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
 from pathlib import Path
 
+import drawing
 import nbformat
 import provenance
 import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from normalise import normalise, text
-from PIL import Image
 
 LIBRARIES = ("numpy", "torch", "matplotlib", "scikit-learn")
 KERNEL_ENVIRONMENT = {
@@ -83,19 +81,11 @@ def _check_outputs(nb: dict) -> None:
 
 
 def _shrink_figures(nb: dict) -> None:
-    """Store figures with a palette of 128 colours, about a third of the bytes."""
+    """Store figures without what no reader sees."""
     for cell in nb["cells"]:
         for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                drawn = io.BytesIO(base64.b64decode(output["data"]["image/png"]))
-                image = Image.open(drawn).convert("RGB")
-                small = io.BytesIO()
-                image.quantize(128, dither=Image.Dither.NONE).save(
-                    small, "png", optimize=True
-                )
-                output["data"]["image/png"] = base64.b64encode(
-                    small.getvalue()
-                ).decode()
+            if svg := output.get("data", {}).get(drawing.KIND):
+                output["data"][drawing.KIND] = drawing.compact(svg)
 
 
 def execute(path: Path, timeout: int, stop: threading.Event) -> float:

@@ -107,7 +107,7 @@ def texts(path: Path) -> str:
         output
         for cell in cells(path)
         for output in cell.get("outputs", [])
-        if "image/png" not in output.get("data", {})
+        if "image/svg+xml" not in output.get("data", {})
     ]
     return json.dumps([[cell["source"] for cell in cells(path)], outputs])
 

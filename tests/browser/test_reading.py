@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import pytest
 from built import HTML
+from PIL import Image
 
 CHAPTER = "notebooks/02_forward.html"
 HERE = """() => [...document.querySelectorAll(".page-toc [aria-current]")]
@@ -63,10 +65,40 @@ def test_pictures_keep_their_room_while_they_load(browser, site):
     context.close()
 
 
-def test_dark_pages_do_not_turn_the_colours_of_figures(visit, site):
-    page, _ = visit(site + "notebooks/09_learning_rate_and_init.html", "dark")
-    shown = page.locator("article figure img").first
-    assert "invert" not in shown.evaluate("e => getComputedStyle(e).filter")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("system", ["light", "dark"])
+def test_figures_stand_on_the_ground_of_the_page(browser, site, theme, system):
+    """Whatever the system likes: what the reader chose for the page holds for its figures."""
+    context = browser.new_context(color_scheme=system)
+    page = context.new_page()
+    page.add_init_script(
+        f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
+    )
+    page.goto(site + "notebooks/09_learning_rate_and_init.html")
+    shown = page.locator("article figure .drawing img").first
+    shown.scroll_into_view_if_needed()
+    shown.evaluate("e => e.decode()")
+    picture = Image.open(io.BytesIO(shown.screenshot())).convert("RGB")
+    ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert picture.getpixel((3, 3)) == tuple(map(int, re.findall(r"\d+", ground)[:3]))
+    darkest, lightest = zip(*picture.getextrema())
+    assert min(darkest) < 60 and max(lightest) > 200  # letters can be read on it
+    context.close()
+
+
+def test_letters_in_figures_are_eleven_pixels_on_a_phone(visit, site):
+    page, _ = visit(site + "notebooks/09_learning_rate_and_init.html", width=340)
+    sizes = page.evaluate(
+        """() => [...document.querySelectorAll(".drawing img")]
+          .filter((e) => e.checkVisibility())
+          .map((e) => [e.getBoundingClientRect().width, +e.getAttribute("width")])"""
+    )
+    # Letters of 9 points have 13.5 pixels where a figure has the size that it states.
+    assert sizes and min(13.5 * shown / stated for shown, stated in sizes) >= 10.9
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    page.locator(
+        ".drawing[tabindex='0']"
+    ).first.focus()  # the keyboard reaches what scrolls
 
 
 def test_a_finger_finds_the_copy_buttons_and_outputs_have_none(browser, site):

@@ -48,12 +48,16 @@
     }
   }
 
-  /* A formula that is wider than a narrow screen scrolls; the keyboard has to reach it for that. */
-  function reachWideFormulas() {
-    for (const formula of document.querySelectorAll("mjx-container[display='true']")) {
-      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
-      else formula.removeAttribute("tabindex");
-    }
+  /* A formula or figure that is wider than a narrow screen scrolls; the keyboard has to reach it for
+     that. All are measured before one is changed: each change would have the page laid out again. */
+  function reachWide() {
+    const boxes = [...document.querySelectorAll("mjx-container[display='true'], .drawing")];
+    const wide = boxes.map((box) => box.scrollWidth > box.clientWidth);
+    boxes.forEach((box, i) => {
+      if (wide[i] === box.hasAttribute("tabindex")) return;
+      if (wide[i]) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    });
   }
 
   /* Paper is white: the dark pauses while the page is printed. */
@@ -73,8 +77,8 @@
     printInLight();
     followContents();
     nameFolds();
-    reachWideFormulas();
-    window.addEventListener("resize", reachWideFormulas);
+    reachWide();
+    window.addEventListener("resize", reachWide);
   }
   if (document.readyState === "complete") start();
   else window.addEventListener("load", start);
