@@ -201,4 +201,7 @@ inline void fetch(const void* place) {
 // the cache of the whole processor, of which few cores can use more than their part.)
 constexpr int64_t LARGE = 8 << 20;
 
+// In evaluation there are no gradients, so x and y together are the 32 MiB.
+constexpr int64_t LARGE_IN_EVALUATION = 2 * LARGE;
+
 }  // namespace bnutils

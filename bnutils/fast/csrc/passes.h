@@ -176,7 +176,7 @@ void both_passes(const Pass& pass, const Shape s, bool needs_sums) {
 template <class Pass>
 void run(const Pass& pass, const Shape s, bool needs_sums) {
   const int64_t bytes = s.N * s.C * s.L * sizeof(typename Pass::Number);
-  if (bytes < LARGE) {
+  if (bytes < (needs_sums ? LARGE : LARGE_IN_EVALUATION)) {
     both_passes<false>(pass, s, needs_sums);
   } else {
     both_passes<true>(pass, s, needs_sums);
