@@ -118,7 +118,7 @@ def test_figures_are_small_enough(path):
             assert "image/png" not in output.get("data", {}), source(cell)
             svg = "".join(output.get("data", {}).get(FIGURE, ""))
             size = len(zlib.compress(svg.encode())) / 1024
-            assert size <= 40 and len(svg) <= 300 * 1024, (
+            assert size <= 60 and len(svg) <= 300 * 1024, (
                 f"{size:.0f} KB: {source(cell)}"
             )
 
