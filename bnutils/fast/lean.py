@@ -67,8 +67,12 @@ def average(t: Tensor) -> Tensor:
 
 
 def near_mean(x: Tensor) -> Tensor:
-    """A number of each channel, (C,), close to its mean: the mean of a few rows."""
-    return average(x[:8])
+    """A number of each channel, (C,), close to its mean: the mean of about eight rows.
+
+    They are from all over the batch, since a batch may begin with padding.
+    """
+    step = max(1, x.size(0) // 8)
+    return average(x[step // 2 :: step])
 
 
 def column(v: Tensor, like: Tensor) -> Tensor:
