@@ -291,11 +291,6 @@ class LeanBatchNorm(torch.autograd.Function):
             found = backward_in_parts(dy, x, *channels)
         else:
             found = backward_whole(dy, shifted, *channels)
-        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        return (
-            found.x if needs_x else None,
-            found.weight if needs_weight else None,
-            found.bias if needs_bias else None,
-            None,
-            None,
-        )
+        wanted = ctx.needs_input_grad[:3]
+        dx, dweight, dbias = (g if w else None for g, w in zip(found, wanted))
+        return dx, dweight, dbias, None, None
