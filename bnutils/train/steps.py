@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnutils import fast, norm
-from bnutils._modules import HOOKS
+from bnutils._modules import HOOKS, STATISTICS
 from bnutils.fast import extension
 from bnutils.train.optim import OPTIMIZERS, make_optimizer
 
@@ -121,7 +121,15 @@ class FusedStep:
         for linear, bn in layers:
             self.kernel.add_linear(linear.weight, linear.bias)
             if bn is not None:
-                self.kernel.add_batch_norm(**_tensors_and_options(bn))
+                # A statistic that is not kept must not change.
+                kept = bn.track_running_stats
+                self.kernel.add_batch_norm(
+                    weight=bn.weight,
+                    bias=bn.bias,
+                    momentum=bn.momentum,
+                    eps=bn.eps,
+                    **{n: getattr(bn, n) if kept else None for n in STATISTICS},
+                )
         self.inputs, self.dtype = layers[0][0].in_features, layers[0][0].weight.dtype
         self.normalised, self.peak = any(bn for _, bn in layers), lr
 
@@ -206,20 +214,6 @@ def _check_tensors(model: nn.Sequential) -> None:
         _refuse(f"float32 or float64 on the CPU (device='cpu'), but found {found}")
     if not all(t.is_contiguous() for t in floats):
         _refuse("contiguous parameters")
-
-
-def _tensors_and_options(bn: Norm) -> dict[str, Any]:
-    """Return what the kernel needs of a BatchNorm layer, by the kernel's names."""
-    kept = bn.track_running_stats  # a statistic that is not kept must not change
-    return {
-        "weight": bn.weight,
-        "bias": bn.bias,
-        "running_mean": bn.running_mean if kept else None,
-        "running_var": bn.running_var if kept else None,
-        "num_batches_tracked": bn.num_batches_tracked if kept else None,
-        "momentum": bn.momentum,
-        "eps": bn.eps,
-    }
 
 
 STEPS: dict[str, Callable[..., AutogradStep | FusedStep]] = {
