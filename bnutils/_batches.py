@@ -121,12 +121,8 @@ def _signature(model: nn.Module) -> tuple[list[str], list[str], bool]:
     named = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
     needed = [p.name for p in usual if p.default is p.empty]
     optional = [p.name for p in (*usual, *named) if p.name not in needed]
-    several = any(p.kind == p.VAR_POSITIONAL for p in parameters)
-    return (
-        needed,
-        optional,
-        not several and any(p.kind == p.VAR_KEYWORD for p in parameters),
-    )
+    kinds = {p.kind.name for p in parameters}
+    return needed, optional, "VAR_KEYWORD" in kinds and "VAR_POSITIONAL" not in kinds
 
 
 def _fields(batch: object) -> dict[str, Any] | None:

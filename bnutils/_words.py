@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import Any
 
 _COLUMNS = 88
 _LETTERS = 150  # of an error's message; some go on for pages
@@ -37,11 +33,7 @@ def cut(lines: list[str]) -> list[str]:
 
 def wrapped(lines: list[str], indent: int = 6) -> str:
     """One text, in which what does not fit in a line goes on indented."""
-    options: dict[str, Any] = {
-        "subsequent_indent": " " * indent,
-        "break_on_hyphens": False,
-    }
-    parts = []
-    for line in lines:
-        parts += textwrap.wrap(line, _COLUMNS, **options)
-    return "\n".join(parts)
+    wrapper = textwrap.TextWrapper(
+        _COLUMNS, subsequent_indent=" " * indent, break_on_hyphens=False
+    )
+    return "\n".join(part for line in lines for part in wrapper.wrap(line))

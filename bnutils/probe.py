@@ -77,10 +77,11 @@ def record(
 def _choose(model: nn.Module, modules: Chosen) -> dict[str, nn.Module]:
     """The modules to record, by name."""
     every = dict(model.named_modules())
+    kinds = modules if isinstance(modules, tuple) else (modules,)
     if modules is None:
         chosen = {n: m for n, m in every.items() if not list(m.children())}
-    elif isinstance(modules, type | tuple) and _are_types(modules):
-        chosen = {n: m for n, m in every.items() if isinstance(m, modules)}
+    elif all(isinstance(kind, type) for kind in kinds):  # and no tuple of names
+        chosen = {n: m for n, m in every.items() if isinstance(m, kinds)}
     elif callable(modules):
         chosen = {n: m for n, m in every.items() if modules(n, m)}
     else:
@@ -93,12 +94,6 @@ def _choose(model: nn.Module, modules: Chosen) -> dict[str, nn.Module]:
     if not chosen:
         raise ValueError(f"no module of the model is chosen by {modules!r}")
     return chosen
-
-
-def _are_types(modules: type | tuple[object, ...]) -> bool:
-    """Whether this is a type or a tuple of types, and not a tuple of names."""
-    parts = modules if isinstance(modules, tuple) else (modules,)
-    return bool(parts) and all(isinstance(part, type) for part in parts)
 
 
 def _hooks(

@@ -94,14 +94,9 @@ def _is_watched() -> bool:
     """Whether someone looks at what is printed: a terminal or Jupyter, not silenced."""
     if os.environ.get("BNUTILS_PROGRESS") == "0" or os.environ.get("CI"):
         return False
-    return sys.stderr.isatty() or _is_jupyter()
-
-
-def _is_jupyter() -> bool:
-    """Whether this process is a Jupyter kernel; imports nothing to find out."""
-    ipython = sys.modules.get("IPython")
+    ipython = sys.modules.get("IPython")  # nothing is imported to find out
     shell = ipython.get_ipython() if ipython is not None else None
-    return hasattr(shell, "kernel")
+    return sys.stderr.isatty() or hasattr(shell, "kernel")
 
 
 def _tqdm(total: int, description: str) -> Any:

@@ -11,7 +11,6 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -121,14 +120,14 @@ def run(
     results = Results(_checked(settings))
     total = len(results.settings)
     with (
-        _watching_ctrl_c() as ctrl_c,
+        _noting_ctrl_c() as presses,
         bar(total, progress, "run") as advance,
         contextlib.suppress(KeyboardInterrupt),
     ):
         for setting in results.settings:
             value = function(*setting)
             # fit() turns Ctrl-C into a note and returns half a training: that is no result.
-            if ctrl_c.pressed:
+            if presses:
                 break
             results[setting] = value
             advance()
@@ -156,27 +155,23 @@ def _checked(settings: Iterable[tuple[Hashable, ...]]) -> list[tuple[Hashable, .
     return listed
 
 
-@dataclass
-class _CtrlC:
-    """Whether Ctrl-C was pressed. A run may swallow the KeyboardInterrupt, this stays."""
-
-    pressed: bool = False
-
-
 @contextlib.contextmanager
-def _watching_ctrl_c() -> Iterator[_CtrlC]:
-    """Yield what is told of each Ctrl-C in the block, before it is raised as ever."""
-    ctrl_c = _CtrlC()
+def _noting_ctrl_c() -> Iterator[list[int]]:
+    """Yield a list of the Ctrl-Cs in the block, each noted before it is raised as ever.
+
+    A run may swallow the KeyboardInterrupt; the list stays.
+    """
+    presses: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield ctrl_c  # Python sets handlers in the main thread only, and raises only there
+        yield presses  # Python sets handlers in the main thread only, and raises only there
         return
 
     def note_and_raise(number: int, frame: Any) -> None:
-        ctrl_c.pressed = True
+        presses.append(number)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note_and_raise)
     try:
-        yield ctrl_c
+        yield presses
     finally:
         signal.signal(signal.SIGINT, before)

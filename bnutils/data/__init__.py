@@ -12,6 +12,7 @@ MNIST, imported even beside a torch that it was not built for).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -169,8 +170,7 @@ def number_of_batches(split: Split, batch_size: int, drop_last: bool = False) ->
             f"batch_size={batch_size} is larger than the split ({n} images): with "
             "drop_last=True there is no batch; choose a smaller one"
         )
-    full, rest = divmod(n, batch_size)
-    return full + 1 if rest and not drop_last else full
+    return n // batch_size if drop_last else math.ceil(n / batch_size)
 
 
 def load(

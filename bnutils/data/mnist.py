@@ -74,13 +74,7 @@ class NoNetwork(DataError):
 
 
 def find_folder(root: Path) -> Path:
-    """Find the raw files below ``root``: in MNIST/raw, in raw or in root itself.
-
-    Raises
-    ------
-    DataError
-        ``root`` is missing, is a file, cannot be listed or holds none of the files.
-    """
+    """Find the raw files below ``root``: in MNIST/raw, in raw or in root itself."""
     wanted = f"a folder with the four MNIST files ({', '.join(FILES)}), unpacked"
     names, packed = [], []
     # root itself is the last of the layouts, so that its names end up in `names`.
@@ -121,16 +115,7 @@ def _names_in(folder: Path, root: Path, wanted: str) -> list[str]:
 def check_file(path: Path) -> bytes:
     """Read one raw file and compare it with the original, by SHA-256.
 
-    Returns
-    -------
-    bytes
-        The content; what was verified is what is to be used.
-
-    Raises
-    ------
-    DataError
-        The file is missing, a folder, unreadable, or not the original: the message
-        tells a swapped, packed, foreign, truncated, overlong and corrupted file apart.
+    The content is returned, so that what was verified is what is used.
     """
     try:
         info = path.stat()
@@ -141,7 +126,10 @@ def check_file(path: Path) -> bytes:
         # A file far too long may not fit into the memory: not read, only named. One that
         # is a little too long is read, since it can be another of the four files.
         if info.st_size > 2 * max(size for size, _ in FILES.values()):
-            raise DataError(f"{path} {_too_long(path.name, info.st_size)}")
+            size = FILES[path.name][0]
+            raise DataError(
+                f"{path} is too long: {info.st_size:,} bytes instead of {size:,}"
+            )
         content = path.read_bytes()
     except FileNotFoundError:
         there = path.with_name(f"{path.name}.gz").exists()
@@ -155,10 +143,6 @@ def check_file(path: Path) -> bytes:
     if digest != FILES[path.name][1]:
         raise DataError(f"{path} {_difference(path.name, content, digest)}")
     return content
-
-
-def _too_long(name: str, length: int) -> str:
-    return f"is too long: {length:,} bytes instead of {FILES[name][0]:,}"
 
 
 def _difference(name: str, content: bytes, digest: str) -> str:
@@ -176,7 +160,7 @@ def _difference(name: str, content: bytes, digest: str) -> str:
     if len(content) < size:
         return f"is truncated: {len(content):,} bytes instead of {size:,}"
     if len(content) > size:
-        return _too_long(name, len(content))
+        return f"is too long: {len(content):,} bytes instead of {size:,}"
     return (
         "is corrupted: its size is right but its SHA-256 checksum is "
         f"{digest[:12]}... instead of {FILES[name][1][:12]}..."
@@ -184,18 +168,9 @@ def _difference(name: str, content: bytes, digest: str) -> str:
 
 
 def read(folder: Path) -> tuple[Tensor, ...]:
-    """Read the four files in ``folder``, each verified.
+    """Read the four files in ``folder``, each verified: x, y, test_x, test_y.
 
-    Returns
-    -------
-    x, y, test_x, test_y : Tensors
-        uint8 images of shape (N, 28, 28) and int64 labels of shape (N,), in the order of
-        the files.
-
-    Raises
-    ------
-    DataError
-        See :func:`check_file`.
+    uint8 images of shape (N, 28, 28) and int64 labels of shape (N,).
     """
     return tuple(_parsed(name, check_file(folder / name)) for name in FILES)
 
@@ -211,12 +186,8 @@ def _parsed(name: str, content: bytes) -> Tensor:
 def read_cached(cache: Path, allow_download: bool) -> tuple[tuple[Tensor, ...], str]:
     """Read the files of the cache, downloaded where need be; say which of the two it was.
 
-    Raises
-    ------
-    NoNetwork
-        They are not there, and cannot be downloaded or shall not be.
-    DataError
-        They are there and damaged, and could not be replaced.
+    :class:`NoNetwork` means that nothing is there; damaged files that could not be
+    replaced are a :class:`DataError`.
     """
     folder = cache / "MNIST" / "raw"
     damage = None
@@ -247,15 +218,6 @@ def download(cache: Path) -> Path:
     moved to their place one by one, each in a single step. A download that fails or is
     interrupted leaves nothing under the names of the data, and what a killed one left
     is removed by the first download a day later.
-
-    Raises
-    ------
-    NoNetwork
-        No mirror delivered the files; nothing is wrong on this machine.
-    DataError
-        No space left or no permission to write.
-    ImportError
-        See :func:`bnutils.data.vision.import_mnist`.
     """
     mnist = import_mnist()
     target = cache / "MNIST" / "raw"
@@ -304,10 +266,8 @@ def _remove_abandoned(cache: Path) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torchvision's messages out of notebooks; a terminal keeps its bar."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(StringIO()))
-        if not sys.stderr.isatty():
-            stack.enter_context(contextlib.redirect_stderr(StringIO()))
+    errors = sys.stderr if sys.stderr.isatty() else StringIO()
+    with contextlib.redirect_stdout(StringIO()), contextlib.redirect_stderr(errors):
         yield
 
 

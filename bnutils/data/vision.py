@@ -16,15 +16,6 @@ def import_mnist() -> ModuleType:
     describes two operators that nobody declared. Reading MNIST needs none of them, so,
     where the import failed for that reason and only there, they are declared without
     an implementation. Calling them still fails.
-
-    Returns
-    -------
-    module
-
-    Raises
-    ------
-    ImportError
-        torchvision is not installed, or broken in another way.
     """
     name = "torchvision.datasets.mnist"
     with warnings.catch_warnings():

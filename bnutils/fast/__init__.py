@@ -215,9 +215,8 @@ class BatchNorm1d(norm.BatchNorm1d):
         """Gears "torch" and "compile"; None where they do not apply."""
         if not self._surely_valid(x):
             self._check_input(x)  # which says what is wrong, if something is
-        if x.dtype not in (torch.float32, torch.float64) or transformed():
-            return None
-        if not x.numel():
+        covered = x.dtype in (torch.float32, torch.float64) and x.numel() > 0
+        if not covered or transformed():
             return None
         x = x.contiguous()  # the output is, as PyTorch's
         buffers = self._buffers
@@ -238,14 +237,11 @@ class BatchNorm1d(norm.BatchNorm1d):
         mean, var = self._buffers["running_mean"], self._buffers["running_var"]
         if (mean is None) != (var is None):
             return False
-        for value in (self.weight, self.bias, mean, var):
-            if value is None:
-                continue
-            if value.numel() != x.size(1):
-                return False
-            if value.dtype != x.dtype or value.device != x.device:
-                return False
-        return True
+        return all(
+            v.numel() == x.size(1) and v.dtype == x.dtype and v.device == x.device
+            for v in (self.weight, self.bias, mean, var)
+            if v is not None
+        )
 
     def _by_running_statistics(self, x: Tensor) -> Tensor:
         """Evaluation: centre, then one multiply-add."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.machinery
 import importlib.util
 import os
 import re
@@ -39,43 +38,29 @@ class NotAvailableError(RuntimeError):
 
 
 def load(*, build: bool) -> ModuleType:
-    """Return the compiled kernel.
+    """Return the compiled kernel; with ``build``, compile it if need be (half a minute).
 
-    Parameters
-    ----------
-    build : bool
-        Compile it if need be (about half a minute, once); without, only what was
-        compiled before is loaded.
-
-    Raises
-    ------
-    NotAvailableError
-        It is not compiled yet, or cannot be. A build that failed is not tried again in
-        this process: it would fail again half a minute later.
+    A build that failed is not tried again in this process: it would fail again half a
+    minute later.
     """
     global kernel
-    if kernel is not None:
-        return kernel
-    path = library()
-    if path is None and not build:
-        raise NotAvailableError(
-            "the kernel has not been compiled yet: call fast.build()"
-        )
-    if path is None:
-        path = _build_once()
-    try:
-        kernel = _import(path)
-    except ImportError as error:  # a damaged file
-        raise NotAvailableError(str(error).splitlines()[0]) from error
+    if kernel is None:
+        path = library()
+        if path is None and not build:
+            raise NotAvailableError(
+                "the kernel has not been compiled yet: call fast.build()"
+            )
+        try:
+            kernel = _import(path or _build_once())
+        except ImportError as error:  # a damaged file; no setuptools for the builder
+            raise NotAvailableError(str(error).splitlines()[0]) from error
     return kernel
 
 
 def library() -> Path | None:
     """Return the file of the compiled kernel, None if there is none yet."""
-    for pattern in (f"{NAME}*.so", f"{NAME}*.pyd"):  # Linux and macOS; Windows
-        for path in folder().glob(pattern):
-            return path
-    return None
+    suffixes = (".so", ".pyd")  # Linux and macOS; Windows
+    return next((p for p in folder().glob(f"{NAME}*") if p.suffix in suffixes), None)
 
 
 def folder() -> Path:
@@ -136,11 +121,10 @@ def missing_compiler() -> str:
 
 def missing_tool() -> str:
     """Return which tool a build lacks, compiler or ninja, or an empty text."""
-    if missing_compiler():
-        return missing_compiler()
-    if shutil.which("ninja", path=_path_with_scripts()) is None:
-        return "there is no ninja, which runs the compiler: pip install ninja"
-    return ""
+    reason = missing_compiler()
+    if not reason and shutil.which("ninja", path=_path_with_scripts()) is None:
+        reason = "there is no ninja, which runs the compiler: pip install ninja"
+    return reason
 
 
 def _path_with_scripts() -> str:
@@ -192,20 +176,6 @@ def _run_compiler(where: str) -> None:
     """Compile and link ``csrc/module.cpp`` in the folder ``where``."""
     from torch.utils import cpp_extension  # takes a second to import
 
-    with _prepared(cpp_extension):
-        cpp_extension.load(
-            NAME,
-            [str(CSRC / "module.cpp")],
-            extra_cflags=flags(),
-            build_directory=where,
-            # pybind11 allows one import of a module: ours, from its last place
-            is_python_module=False,
-        )
-
-
-@contextlib.contextmanager
-def _prepared(cpp_extension: ModuleType) -> Iterator[None]:
-    """Help PyTorch's builder to find ninja, and itself, for a while."""
     changes = {
         "PATH": _path_with_scripts(),
         "LANGUAGE": "en",  # of the compiler's messages, in which we look for "error"
@@ -217,7 +187,14 @@ def _prepared(cpp_extension: ModuleType) -> Iterator[None]:
     # "My Projects/.venv/...", the linker would look for two files.
     cpp_extension.TORCH_LIB_PATH = shlex.quote(libraries)
     try:
-        yield
+        cpp_extension.load(
+            NAME,
+            [str(CSRC / "module.cpp")],
+            extra_cflags=flags(),
+            build_directory=where,
+            # pybind11 allows one import of a module: ours, from its last place
+            is_python_module=False,
+        )
     finally:
         cpp_extension.TORCH_LIB_PATH = libraries
         for name, value in before.items():
@@ -246,10 +223,9 @@ def _import(path: Path) -> ModuleType:
     # The file tells the name. PyTorch counts what a process builds and calls the second
     # kernel NAME_v1, inside as well: Python looks there for PyInit_NAME_v1.
     name = path.name.split(".")[0]
-    loader = importlib.machinery.ExtensionFileLoader(name, str(path))
-    spec = importlib.util.spec_from_loader(name, loader)
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 

@@ -67,8 +67,12 @@ def average(t: Tensor) -> Tensor:
 
 
 def near_mean(x: Tensor) -> Tensor:
-    """A number of each channel, (C,), close to its mean: the mean of a few rows."""
-    return average(x[:8])
+    """A number of each channel, (C,), close to its mean: the mean of about eight rows.
+
+    They are from all over the batch, since a batch may begin with padding.
+    """
+    step = max(1, x.size(0) // 8)
+    return average(x[step // 2 :: step])
 
 
 def column(v: Tensor, like: Tensor) -> Tensor:
@@ -287,11 +291,6 @@ class LeanBatchNorm(torch.autograd.Function):
             found = backward_in_parts(dy, x, *channels)
         else:
             found = backward_whole(dy, shifted, *channels)
-        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        return (
-            found.x if needs_x else None,
-            found.weight if needs_weight else None,
-            found.bias if needs_bias else None,
-            None,
-            None,
-        )
+        wanted = ctx.needs_input_grad[:3]
+        dx, dweight, dbias = (g if w else None for g, w in zip(found, wanted))
+        return dx, dweight, dbias, None, None

@@ -11,14 +11,14 @@ by autograd, or as one call of C++, chapter 16), ``optim`` (optimisers and sched
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnutils.data import Dataset, number_of_batches
 from bnutils.progress import bar, is_open
-from bnutils.train.loop import History, Score, evaluate, run
+from bnutils.train.loop import History, Score, evaluate, mark_interrupted, run_epoch
 from bnutils.train.machine import default_device, seed_all, setting
 from bnutils.train.optim import make_schedule, onecycle
 from bnutils.train.steps import STEPS
@@ -136,24 +136,25 @@ def fit(
         data = data.to(chosen)
         # One generator for all epochs, so that each has an order of its own.
         generator = torch.Generator().manual_seed(seed)
-
-        def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
-            return data.batches(
-                data.train, batch_size, generator=generator, drop_last=drop_last
-            )
-
+        history = History()
+        model.train()
         with bar(total, progress) as advance:
-            history = run(
-                model,
-                take_step,
-                one_pass,
-                factor,
-                epochs=epochs,
-                total=total,
-                valid=data.valid if evaluate_each_epoch else None,
-                on_step=on_step,
-                advance=advance,
-            )
+            try:
+                for _ in range(epochs):
+                    batches = data.batches(
+                        data.train, batch_size, generator=generator, drop_last=drop_last
+                    )
+                    run_epoch(
+                        batches, take_step, factor, total, history, advance, on_step
+                    )
+                    if evaluate_each_epoch:
+                        score = evaluate(model, data.valid)
+                        history.valid_loss.append(score.loss)
+                        history.valid_accuracy.append(score.accuracy)
+                    if history.diverged:
+                        break
+            except KeyboardInterrupt:
+                mark_interrupted(history, total)
     if history.interrupted and is_alone:
         kept = "the model and the history are as they were then"
         warnings.warn(f"training {history.note}: {kept}", stacklevel=2)

@@ -102,60 +102,24 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 2048) -> Score:
     return Score(loss / len(split), hits / len(split))
 
 
-def run(
-    model: nn.Module,
-    take_step: AutogradStep | FusedStep,
-    one_pass: Callable[[], Iterable[tuple[Tensor, Tensor]]],
-    factor: Callable[[float], float],
-    *,
-    epochs: int,
-    total: int,
-    valid: Split | None,
-    on_step: Callable[[int, History], object] | None,
-    advance: Callable[[], object],
-) -> History:
-    """Train and validate, epoch by epoch; Ctrl-C becomes a note in the history.
-
-    ``one_pass`` makes the batches of an epoch, ``factor`` maps the part done of all ``total``
-    steps to a factor of the learning rate. ``valid`` may be left out; ``advance`` moves the
-    progress bar.
-    """
-    history = History()
-
-    def after_step() -> None:
-        advance()
-        if on_step is not None:
-            on_step(len(history.loss), history)
-
-    model.train()
-    try:
-        for _ in range(epochs):
-            _run_epoch(one_pass(), take_step, factor, total, history, after_step)
-            if valid is not None:
-                score = evaluate(model, valid)
-                history.valid_loss.append(score.loss)
-                history.valid_accuracy.append(score.accuracy)
-            if history.diverged:
-                break
-    except KeyboardInterrupt:
-        _mark_interrupted(history, total)
-    return history
-
-
-def _run_epoch(
+def run_epoch(
     batches: Iterable[tuple[Tensor, Tensor]],
     take_step: AutogradStep | FusedStep,
     factor: Callable[[float], float],
     total: int,
     history: History,
-    after_step: Callable[[], None],
+    advance: Callable[[], object],
+    on_step: Callable[[int, History], object] | None,
 ) -> None:
-    """Take a step for each batch, and record the averages of the epoch."""
+    """Take a step for each batch, and record the averages of the epoch.
+
+    ``factor`` maps the part done of all ``total`` steps to a factor of the learning rate;
+    ``advance`` moves the progress bar.
+    """
     first = len(history.loss)
     start = time.perf_counter()
     for x, y in batches:
-        take_step.set_rate(factor(len(history.loss) / total))
-        loss, hits = take_step(x, y)
+        loss, hits = take_step(x, y, factor(len(history.loss) / total))
         history.loss.append(loss)
         history.accuracy.append(hits / len(y))
         history.lr.append(take_step.lr)
@@ -163,13 +127,15 @@ def _run_epoch(
             history.diverged = True
             history.note = f"the loss was {loss} at step {len(history.loss)}"
             break
-        after_step()
+        advance()
+        if on_step is not None:
+            on_step(len(history.loss), history)
     history.seconds.append(time.perf_counter() - start)
     history.train_loss.append(float(np.mean(history.loss[first:])))
     history.train_accuracy.append(float(np.mean(history.accuracy[first:])))
 
 
-def _mark_interrupted(history: History, total: int) -> None:
+def mark_interrupted(history: History, total: int) -> None:
     """Note how far the run got; Ctrl-C can come between two entries of a step."""
     steps = (history.loss, history.accuracy, history.lr)
     complete = min(len(series) for series in steps)

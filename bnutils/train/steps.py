@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnutils import fast, norm
-from bnutils._modules import HOOKS
+from bnutils._modules import HOOKS, STATISTICS
 from bnutils.fast import extension
 from bnutils.train.optim import OPTIMIZERS, make_optimizer
 
@@ -24,16 +24,7 @@ if TYPE_CHECKING:
 # derived from them may do something else.
 NORMS = {nn.BatchNorm1d, norm.BatchNorm1d, fast.BatchNorm1d}
 NORMS |= {fast.TorchBatchNorm1d, fast.CompileBatchNorm1d, fast.KernelBatchNorm1d}
-
-
-def _too_small(shape: tuple[int, ...]) -> str:
-    """What to do about a batch of one image."""
-    return f"a batch of shape {shape}: raise batch_size or set drop_last=True"
-
-
-def _not_accepted(shape: tuple[int, ...]) -> str:
-    """What is wrong with a batch of images that are not as long as the model's input."""
-    return f"the model does not accept a batch of shape {shape}"
+MORE_IMAGES = "raise batch_size or set drop_last=True"
 
 
 def logits_of(model: nn.Module, x: Tensor, classes: int) -> Tensor:
@@ -44,11 +35,15 @@ def logits_of(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise ValueError(f"{error} ({_too_small(shape)})") from error
+        raise ValueError(
+            f"{error} (a batch of shape {shape}: {MORE_IMAGES})"
+        ) from error
     except RuntimeError as error:
         if "shapes cannot be multiplied" not in str(error):
             raise
-        raise RuntimeError(f"{_not_accepted(shape)}: {error}") from error
+        raise RuntimeError(
+            f"the model does not accept a batch of shape {shape}: {error}"
+        ) from error
     if logits.dim() != 2 or len(logits) != len(x) or logits.size(1) < classes:
         raise ValueError(
             f"the model made {tuple(logits.shape)} of a batch of shape {shape}; "
@@ -73,14 +68,14 @@ class AutogradStep:
         self.optimizer = make_optimizer(kind, model, lr, weight_decay)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
 
-    def set_rate(self, factor: float) -> None:
-        """Set the learning rates of the next step; ``lr`` is that of the first group."""
+    def __call__(self, x: Tensor, y: Tensor, factor: float) -> tuple[float, int]:
+        """Return loss and hits before the update; no update if the loss is not finite.
+
+        ``factor`` is that of the learning rates; ``lr`` becomes that of the first group.
+        """
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         self.lr = self.optimizer.param_groups[0]["lr"]
-
-    def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
-        """Return loss and hits before the update; no update if the loss is not finite."""
         logits = logits_of(self.model, x, self.classes)
         loss = F.cross_entropy(logits, y, label_smoothing=self.smoothing)
         hits = (logits.detach().argmax(1) == y).sum()
@@ -98,13 +93,6 @@ class FusedStep:
     Forward and backward passes are the formulas of chapter 3, written out; no graph is
     made, no ``.grad`` is filled and no hook is called. Agrees with :class:`AutogradStep`
     to rounding.
-
-    Raises
-    ------
-    ValueError
-        The model, the optimiser or the device is not of the kind that this engine knows.
-    RuntimeError
-        The kernel cannot be compiled here.
     """
 
     def __init__(
@@ -133,26 +121,31 @@ class FusedStep:
         for linear, bn in layers:
             self.kernel.add_linear(linear.weight, linear.bias)
             if bn is not None:
-                self.kernel.add_batch_norm(**_tensors_and_options(bn))
+                # A statistic that is not kept must not change.
+                kept = bn.track_running_stats
+                self.kernel.add_batch_norm(
+                    weight=bn.weight,
+                    bias=bn.bias,
+                    momentum=bn.momentum,
+                    eps=bn.eps,
+                    **{n: getattr(bn, n) if kept else None for n in STATISTICS},
+                )
         self.inputs, self.dtype = layers[0][0].in_features, layers[0][0].weight.dtype
         self.normalised, self.peak = any(bn for _, bn in layers), lr
 
-    def set_rate(self, factor: float) -> None:
-        """Set the learning rate of the next step, ``lr``."""
+    def __call__(self, x: Tensor, y: Tensor, factor: float) -> tuple[float, int]:
+        """As that of :class:`AutogradStep`."""
         self.lr = self.peak * factor
-
-    def __call__(self, x: Tensor, y: Tensor) -> tuple[float, int]:
-        """Return loss and hits before the update; no update if the loss is not finite."""
         shape = tuple(x.shape)
         if x.dim() != 2 or x.size(1) != self.inputs or x.dtype != self.dtype:
             raise RuntimeError(
-                f"{_not_accepted(shape)} and {x.dtype}: "
+                f"the model does not accept a batch of shape {shape} and {x.dtype}: "
                 f"engine 'fused' expects (B, {self.inputs}) and {self.dtype}"
             )
         if len(x) == 1 and self.normalised:
             raise ValueError(
-                "Expected more than 1 value per channel when training, but got "
-                + _too_small(shape)
+                "Expected more than 1 value per channel when training, "
+                f"but got a batch of shape {shape}: {MORE_IMAGES}"
             )
         loss, hits, row_of_bad_label = self.kernel(
             x.contiguous(), y.contiguous(), self.lr
@@ -170,7 +163,8 @@ def _refuse(what: str) -> NoReturn:
 def _blocks(model: nn.Module) -> Iterator[tuple[nn.Linear, Norm | None]]:
     """Yield each Linear with its norm; refuse what is not a plain perceptron."""
     if type(model) is not nn.Sequential or not len(model):
-        _refuse(f"an nn.Sequential as models.mlp makes it, but got {_name(model)}")
+        name = type(model).__name__
+        _refuse(f"an nn.Sequential as models.mlp makes it, but got {name}")
     _check_tensors(model)
     parts = list(model)
     while parts:
@@ -187,7 +181,7 @@ def _blocks(model: nn.Module) -> Iterator[tuple[nn.Linear, Norm | None]]:
 def _take(parts: list[nn.Module], kinds: set[type[nn.Module]], name: str) -> Any:
     """Remove the first module from the list and return it; refuse one of another kind."""
     if not parts or type(parts[0]) not in kinds:
-        found = _name(parts[0]) if parts else "the end"
+        found = type(parts[0]).__name__ if parts else "the end"
         _refuse(f"blocks of Linear, BatchNorm1d or none, ReLU: {found} is not {name}")
     return parts.pop(0)
 
@@ -208,7 +202,7 @@ def _check_tensors(model: nn.Sequential) -> None:
     """Refuse hooks, frozen or shared parameters, other devices, mixed dtypes."""
     for module in model.modules():
         if any(getattr(module, hook) for hook in HOOKS):
-            _refuse(f"a model without hooks, but {_name(module)} has one")
+            _refuse(f"a model without hooks, but {type(module).__name__} has one")
     parameters = list(model.parameters())
     total = sum(len(list(layer.parameters())) for layer in model)
     if total != len(parameters) or not all(p.requires_grad for p in parameters):
@@ -220,24 +214,6 @@ def _check_tensors(model: nn.Sequential) -> None:
         _refuse(f"float32 or float64 on the CPU (device='cpu'), but found {found}")
     if not all(t.is_contiguous() for t in floats):
         _refuse("contiguous parameters")
-
-
-def _tensors_and_options(bn: Norm) -> dict[str, Any]:
-    """Return what the kernel needs of a BatchNorm layer, by the kernel's names."""
-    kept = bn.track_running_stats  # a statistic that is not kept must not change
-    return {
-        "weight": bn.weight,
-        "bias": bn.bias,
-        "running_mean": bn.running_mean if kept else None,
-        "running_var": bn.running_var if kept else None,
-        "num_batches_tracked": bn.num_batches_tracked if kept else None,
-        "momentum": bn.momentum,
-        "eps": bn.eps,
-    }
-
-
-def _name(module: nn.Module) -> str:
-    return type(module).__name__
 
 
 STEPS: dict[str, Callable[..., AutogradStep | FusedStep]] = {

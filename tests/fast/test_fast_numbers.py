@@ -113,16 +113,16 @@ def test_several_threads_share_channels_and_rows(three_threads, shape, training)
     agree(layers, *normal(2, *shape))
 
 
-@KERNEL
+@each_gear
 @pytest.mark.parametrize("shape", [(256, 8, 784), (65536, 8)], ids=str)
-def test_padding_in_front_costs_no_digits(shape):
-    """The number near the mean, which the kernel subtracts first, is not taken from it."""
+def test_padding_in_front_costs_no_digits(cls, shape):
+    """The number near the mean, which is subtracted first, is not taken from it alone."""
     x = 1e4 + normal(*shape, dtype=torch.float32)
     x[:8] = 0  # examples
     if x.dim() == 3:
         x[:, :, :8] = 0  # positions
     exact = nn.functional.batch_norm(x.double(), None, None, training=True)
-    error = fast.KernelBatchNorm1d(8)(x).double() - exact
+    error = cls(8)(x).double() - exact
     assert error.abs().max() < 1e-4
 
 

@@ -161,8 +161,7 @@ X, Y = BATCH.x, BATCH.y
 def one_step(engine, net, x, y, *, smoothing=0.0, decay=0.01, steps_=1):
     """Losses and hits of some steps on a batch."""
     take = steps.STEPS[engine](net, "sgd", 0.1, decay, smoothing, 3)
-    take.set_rate(1.0)
-    return [take(x, y) for _ in range(steps_)]
+    return [take(x, y, 1.0) for _ in range(steps_)]
 
 
 def by_each(net, x, y, **options):
