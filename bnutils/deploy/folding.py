@@ -130,8 +130,7 @@ def fold(
     Returns
     -------
     FoldResult
-        ``model``, a folded copy, and ``report``: ``print(report)`` lists what was folded
-        into what, what was kept, and why.
+        ``model``, a folded copy, and ``report``, to be printed.
 
     Raises
     ------

@@ -207,7 +207,7 @@ class _Graph:
         self.read_directly: set[str] = set()  # whose parameters the forward itself uses
         for node in graph.nodes:
             if node.op == "call_module":
-                self.calls.setdefault(names[self._module(node)], []).append(node)
+                self.calls.setdefault(self._path(node), []).append(node)
             elif node.op == "get_attr":
                 owner = root.get_submodule(node.target.rpartition(".")[0])
                 self.read_directly.add(names[owner])
@@ -233,7 +233,7 @@ class _Graph:
         (before,) = node.all_input_nodes
         if not isinstance(self._module(before), LAYERS):
             raise _NoPair(f"follows {self._describe(before)}")
-        layer = self.names[self._module(before)]
+        layer = self._path(before)
         if "stored" in before.meta:
             raise _NoPair(f"the output of '{layer}' is kept in an attribute")
         for user in before.users:
@@ -241,6 +241,10 @@ class _Graph:
                 other = self._describe(user)
                 raise _NoPair(f"the output of '{layer}' also goes to {other}")
         return layer
+
+    def _path(self, node: fx.Node) -> str:
+        """Where in the whole model the module stands that a node calls."""
+        return self.names[self.root.get_submodule(node.target)]
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls, None if it calls none."""

@@ -142,8 +142,7 @@ def recalibrate(
     Returns
     -------
     RecalibrationReport
-        ``print(report)`` says for each batch norm whether it was recalibrated and from
-        how many values, was not reached, or is frozen. ``len(report.changed)`` counts.
+        ``print(report)`` says what became of each batch norm.
 
     Raises
     ------
@@ -234,11 +233,8 @@ def _nothing_to_do(frozen: dict[str, str]) -> str:
     if not frozen:
         return "the model has no batch norm with running statistics: nothing to recalibrate"
     path, reason = next(iter(frozen.items()))
-    who = f"'{path}'" if path else "the model itself"
-    return (
-        f"every batch norm of the model is frozen ({who}: {reason}): nothing to "
-        "recalibrate"
-    )
+    why = f"'{path}': {reason}" if path else f"the model itself: {reason}"
+    return f"every batch norm of the model is frozen ({why}): nothing to recalibrate"
 
 
 @contextlib.contextmanager
