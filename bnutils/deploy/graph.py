@@ -178,9 +178,8 @@ def _mark_stored(graph: fx.Graph, module: nn.Module) -> None:
     """Mark values that the forward keeps in attributes: somebody may read them."""
 
     def mark(value: Any) -> Any:
-        if (
-            isinstance(value, fx.Proxy) and value.node.graph is graph
-        ):  # not an older trace's
+        # An earlier trace may have left nodes of its own graph behind.
+        if isinstance(value, fx.Proxy) and value.node.graph is graph:
             value.node.meta["stored"] = True
         return value
 

@@ -173,10 +173,10 @@ def like_input(y: Tensor, x: Tensor) -> Tensor:
     Images whose channels lie last in memory stay so; everything else comes out by rows.
     What follows a norm may rely on that, as ``view`` does.
     """
-    by_channels = not x.is_contiguous() and (
-        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    )
-    layout = torch.channels_last if by_channels else torch.contiguous_format
+    layout = torch.contiguous_format
+    if x.dim() == 4 and not x.is_contiguous():
+        if x.is_contiguous(memory_format=torch.channels_last):
+            layout = torch.channels_last
     return y.to(x.dtype).contiguous(memory_format=layout)
 
 
