@@ -165,14 +165,13 @@ def compare(
     """
     _require_maker(cls)
     results = []
-    causes: tuple[str, ...] = ()
     with random_numbers_kept():
         torch.default_generator.manual_seed(seed)
         for name, check in CHECKS.items():
             detail = _outcome(check, Pair(cls, reference, seed))
             results.append(Check(name, not detail, detail))
-        if not all(check.passed for check in results):
-            causes = likely_causes(cls, reference)
+        agree = all(check.passed for check in results)
+        causes = () if agree else likely_causes(cls, reference)
     return Report(_name(cls), tuple(results), causes)
 
 

@@ -22,17 +22,8 @@ Maker = Callable[..., nn.Module]
 def likely_causes(make: Maker, reference: type) -> tuple[str, ...]:
     """Sentences about what probably went wrong, to be read from the first on.
 
-    Parameters
-    ----------
-    make : class or function
-        Makes a layer from its number of channels.
-    reference : type
-        The class that it should agree with; its default arguments are the standard.
-
-    Returns
-    -------
-    tuple of str
-        Empty where none of the mistakes that are known here was made.
+    Empty where none of the mistakes that are known here was made. The default arguments
+    of ``reference`` are the standard.
     """
     try:
         make(C)
@@ -171,9 +162,8 @@ def _axes(make: Maker, reference: type) -> Iterator[str]:
     """Positions that are not averaged over."""
     x = _batch(shape=(N, C, 7))
     with torch.no_grad():
-        y = _neutral(make)(
-            x + torch.arange(7.0)
-        )  # each position with a mean of its own
+        # Each position has a mean of its own.
+        y = _neutral(make)(x + torch.arange(7.0))
     if y.mean(0).abs().max() < 1e-4:
         yield (
             "statistics of (N, C, L) input are taken per channel and position, over N "

@@ -39,18 +39,12 @@ def scaled(layer: nn.Module, scale: Tensor) -> Tensor:
 def absorb(layer: nn.Module, bn: nn.Module) -> None:
     """Give a layer the weight and bias with which it does the batch norm's work too."""
     scale, shift = affine(bn)
-    weight, bias = scaled(layer, scale), shift
     if layer.bias is not None:
-        bias = bias + scale * layer.bias.detach().cpu().double()
+        shift = shift + scale * layer.bias.detach().cpu().double()
     old = layer.weight
-    layer.weight = _parameter_like(old, weight)
-    layer.bias = _parameter_like(old, bias)
-
-
-def _parameter_like(old: nn.Parameter, values: Tensor) -> nn.Parameter:
-    """A parameter with these values on the device and in the dtype of the old one."""
-    values = values.to(old.device, old.dtype, memory_format=torch.preserve_format)
-    return nn.Parameter(values, old.requires_grad)
+    for name, values in (("weight", scaled(layer, scale)), ("bias", shift)):
+        values = values.to(old.device, old.dtype, memory_format=torch.preserve_format)
+        setattr(layer, name, nn.Parameter(values, old.requires_grad))
 
 
 def rank_of(layer: nn.Module) -> int | None:
@@ -72,12 +66,8 @@ class PassOn(nn.Module):
     """Stands where a folded ``BatchNorm1d`` stood; passes on input of ``dim`` dimensions.
 
     A ``Linear`` works on the last axis and a batch norm on axis 1. They are the same in
-    (N, C) alone, so folding is right for that; other input is an error, not a wrong result.
-
-    Raises
-    ------
-    AssertionError
-        The input has another number of dimensions.
+    (N, C) alone, so folding is right for that; other input is an AssertionError, not a
+    wrong result.
     """
 
     def __init__(self, dim: int) -> None:

@@ -28,29 +28,21 @@ def run(
 ) -> tuple[dict[str, int], object]:
     """Number of dimensions that each batch norm sees in one run, and the run's output."""
     seen: dict[str, int] = {}
+    paths = {norm: path for path, norm in norms_of(model).items()}
 
-    def recorder(path: str) -> Callable[..., None]:
-        def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if inputs:  # empty where it is called by keyword
-                seen[path] = inputs[0].dim()
-
-        return note
+    def note(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs:  # empty where it is called by keyword
+            seen[paths[norm]] = inputs[0].dim()
 
     with contextlib.ExitStack() as hooks, torch.no_grad():
-        for path, norm in norms_of(model).items():
-            hooks.enter_context(norm.register_forward_pre_hook(recorder(path)))
+        for norm in paths:
+            hooks.enter_context(norm.register_forward_pre_hook(note))
         # a copy: a model may write into its input, and the example runs twice
         return seen, feed(model, clone(example), call)
 
 
 def require_same(before: object, after: object) -> float:
-    """Largest relative difference between two outputs.
-
-    Raises
-    ------
-    ValueError
-        It is larger than rounding can explain.
-    """
+    """Largest relative difference; ValueError if it is more than rounding can explain."""
     error = _difference(before, after)
     limits = [_ALLOWED.get(t.dtype, _ALLOWED_ELSE) for t in tensors_in(before)]
     allowed = max(limits, default=_ALLOWED_ELSE)

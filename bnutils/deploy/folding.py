@@ -60,12 +60,8 @@ class FoldReport:
         """Sum up, then list: first the folded ones, then the kept ones by reason."""
         total = len(self.folded) + len(self.kept)
         lines = [f"folded {len(self.folded)} of {total} batch norms"]
-        lines += cut(
-            [
-                f"  {f.norm} ({f.kind}) into {f.layer} ({f.layer_kind})"
-                for f in self.folded
-            ]
-        )
+        into = "  {} ({}) into {} ({})"
+        lines += cut([into.format(*norm) for norm in self.folded])
         if self.kept:
             lines.append(f"kept {len(self.kept)}")
             lines += cut(self._kept_by_reason())
@@ -134,8 +130,7 @@ def fold(
     Returns
     -------
     FoldResult
-        ``model``, a folded copy, and ``report``: ``print(report)`` lists what was folded
-        into what, what was kept, and why.
+        ``model``, a folded copy, and ``report``, to be printed.
 
     Raises
     ------

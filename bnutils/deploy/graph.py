@@ -32,8 +32,6 @@ LAYERS = (
 # Of which it is known what they compute; others may be batch norms and yet differ.
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, BatchNorm1d)
 
-_CONTAINER = "a container without a forward of its own"
-
 
 @dataclass
 class Flow:
@@ -78,10 +76,7 @@ def survey(model: nn.Module) -> Flow:
     with random_numbers_kept():  # a forward may draw numbers
         pieces = graphs_of(model, opaque)
     graphs = [_Graph(graph, root, names) for root, graph in pieces]
-    flow = Flow()
-    for module, error in opaque.items():
-        if error != _CONTAINER:
-            flow.opaque[names[module]] = error
+    flow = Flow(opaque={names[m]: error for m, error in opaque.items() if error})
     for module, norm in names.items():
         seen_in = [graph for graph in graphs if norm in graph.calls]
         if not isinstance(module, NORMS) or not seen_in:
@@ -110,17 +105,8 @@ def graphs_of(
 ) -> list[tuple[nn.Module, fx.Graph]]:
     """Graphs of a module; of its parts, where it cannot be traced as a whole.
 
-    Parameters
-    ----------
-    module : nn.Module
-    opaque : dict
-        Modules that cannot be traced are added to it, with the error.
-
-    Returns
-    -------
-    list of (module, graph)
-        Whose forward each graph is. There may be several of one module: see
-        ``_arguments``.
+    With each comes the module whose forward it is; there may be several of one, see
+    ``_arguments``. Modules that cannot be traced are added to ``opaque``, with the error.
     """
     if not list(module.children()):
         return []
@@ -162,7 +148,7 @@ def _trace(
 ) -> tuple[list[fx.Graph], str]:
     """Graphs with optional arguments given and left out; without any, the error."""
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return [], _CONTAINER
+        return [], ""  # no error: they have no forward
     graphs, error = [], ""
     for concrete in _arguments(module):
         try:
@@ -190,19 +176,16 @@ def _arguments(module: nn.Module) -> list[dict[str, Any] | None]:
 
 def _mark_stored(graph: fx.Graph, module: nn.Module) -> None:
     """Mark values that the forward keeps in attributes: somebody may read them."""
-    stored: list[fx.Node] = []
 
-    def note(value: Any) -> Any:
-        if isinstance(value, fx.Proxy):
-            stored.append(value.node)
+    def mark(value: Any) -> Any:
+        # An earlier trace may have left nodes of its own graph behind.
+        if isinstance(value, fx.Proxy) and value.node.graph is graph:
+            value.node.meta["stored"] = True
         return value
 
     for part in module.modules():
         for value in vars(part).values():
-            map_aggregate(value, note)  # which also looks into lists and dictionaries
-    for node in stored:
-        if node.graph is graph:  # not one that an earlier trace left behind
-            node.meta["stored"] = True
+            map_aggregate(value, mark)  # which also looks into lists and dictionaries
 
 
 # Reading a graph
@@ -229,13 +212,7 @@ class _Graph:
                 self.read_directly.add(names[owner])
 
     def layer_feeding(self, norm: str) -> str:
-        """The one layer that feeds every call of a batch norm and nothing else.
-
-        Raises
-        ------
-        _NoPair
-            There is no such layer.
-        """
+        """The one layer that feeds every call of a batch norm and nothing else."""
         nodes = self.calls[norm]
         layers = {self._layer_before(node) for node in nodes}
         if len(layers) > 1:
@@ -255,17 +232,14 @@ class _Graph:
         (before,) = node.all_input_nodes
         if not isinstance(self._module(before), LAYERS):
             raise _NoPair(f"follows {self._describe(before)}")
+        layer = self._path(before)
         if "stored" in before.meta:
-            raise _NoPair(
-                f"the output of '{self._path(before)}' is kept in an attribute"
-            )
+            raise _NoPair(f"the output of '{layer}' is kept in an attribute")
         for user in before.users:
             if user is not node:
-                raise _NoPair(
-                    f"the output of '{self._path(before)}' also goes to "
-                    f"{self._describe(user)}"
-                )
-        return self._path(before)
+                other = self._describe(user)
+                raise _NoPair(f"the output of '{layer}' also goes to {other}")
+        return layer
 
     def _path(self, node: fx.Node) -> str:
         """Where in the whole model the module stands that a node calls."""
@@ -280,10 +254,9 @@ class _Graph:
     def _describe(self, node: fx.Node) -> str:
         """A node in words, as the report shows it."""
         own = self.names[self.root]
-        if node.op == "placeholder":
-            return f"the input of '{own}'" if own else "the model's input"
-        if node.op == "output":
-            return f"the output of '{own}'" if own else "the model's output"
+        if node.op in ("placeholder", "output"):
+            end = "input" if node.op == "placeholder" else "output"
+            return f"the {end} of '{own}'" if own else f"the model's {end}"
         if node.op == "call_module":
             return f"a {type(self._module(node)).__name__}"
         return str(getattr(node.target, "__name__", node.target))

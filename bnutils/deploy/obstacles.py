@@ -17,15 +17,7 @@ _KNOWN_NORMS = (*NORMS, nn.modules.batchnorm._BatchNorm)  # the lazy ones as wel
 
 
 def require_ready(model: nn.Module) -> None:
-    """Raise unless the whole model is in evaluation mode, with running statistics.
-
-    Raises
-    ------
-    TypeError
-        The model is compiled or scripted.
-    ValueError
-        Names the first module that stands in the way.
-    """
+    """Raise unless the whole model is in evaluation mode, with running statistics."""
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
         raise TypeError(
             f"the model is a {type(model).__name__}: fold it first, then script or compile"
@@ -65,13 +57,7 @@ def _require_evaluation(model: nn.Module) -> None:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy.
-
-    Raises
-    ------
-    TypeError
-        The model holds something that cannot be copied.
-    """
+    """A deep copy; TypeError if the model holds something that cannot be copied."""
     try:
         return copy.deepcopy(model)
     except Exception as error:
@@ -82,17 +68,9 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def obstacle(model: nn.Module, flow: Flow, norm: str, rank: int | None) -> str:
-    """Why a batch norm of the model cannot be folded, or an empty string.
+    """Why the batch norm at path ``norm`` cannot be folded, or an empty string.
 
-    Parameters
-    ----------
-    model : nn.Module
-    flow : Flow
-        Of the model.
-    norm : str
-        Path of the batch norm.
-    rank : int or None
-        Number of dimensions that it receives in the example, where there is one.
+    ``rank`` is the number of dimensions that it receives in the example, if there is one.
     """
     bn = model.get_submodule(norm)
     if not isinstance(bn, NORMS):
@@ -153,11 +131,9 @@ def _ancestors(path: str) -> set[str]:
 
 def _shared(model: nn.Module, layer: nn.Module) -> str | None:
     """Path of another module that holds a parameter of the layer."""
-    own = {id(p) for p in layer.parameters()}
+    own = set(layer.parameters())
     for other, module in model.named_modules():
-        if module is layer:
-            continue
-        if any(id(p) in own for p in module.parameters(recurse=False)):
+        if module is not layer and own.intersection(module.parameters(recurse=False)):
             return other
     return None
 

@@ -63,20 +63,17 @@ class RecalibrationReport:
     @property
     def changed(self) -> list[RecalibratedNorm]:
         """Those with new statistics."""
-        return self._with(CHANGED)
+        return [norm for norm in self.norms if norm.status == CHANGED]
 
     @property
     def not_reached(self) -> list[RecalibratedNorm]:
         """Those that no batch went through."""
-        return self._with(NOT_REACHED)
+        return [norm for norm in self.norms if norm.status == NOT_REACHED]
 
     @property
     def frozen(self) -> list[RecalibratedNorm]:
         """Those that are meant to stay as they are."""
-        return self._with(FROZEN)
-
-    def _with(self, status: str) -> list[RecalibratedNorm]:
-        return [norm for norm in self.norms if norm.status == status]
+        return [norm for norm in self.norms if norm.status == FROZEN]
 
     def __str__(self) -> str:
         """Sum up, then list: first what changed, then what stayed and why."""
@@ -145,8 +142,7 @@ def recalibrate(
     Returns
     -------
     RecalibrationReport
-        ``print(report)`` says for each batch norm whether it was recalibrated and from
-        how many values, was not reached, or is frozen. ``len(report.changed)`` counts.
+        ``print(report)`` says what became of each batch norm.
 
     Raises
     ------
@@ -194,13 +190,10 @@ def recalibrate(
         _require_finite(layers)
     report = []
     for path, norm in norms.items():
+        seen, reason = values.get(path, 0), frozen.get(path, "")
+        status = FROZEN if reason else CHANGED if seen else NOT_REACHED
         kind = type(norm).__name__
-        if path in frozen:
-            report.append(RecalibratedNorm(path, kind, FROZEN, 0, frozen[path]))
-        elif values[path] == 0:
-            report.append(RecalibratedNorm(path, kind, NOT_REACHED))
-        else:
-            report.append(RecalibratedNorm(path, kind, CHANGED, values[path]))
+        report.append(RecalibratedNorm(path, kind, status, seen, reason))
     return RecalibrationReport(report, count)
 
 
@@ -240,11 +233,8 @@ def _nothing_to_do(frozen: dict[str, str]) -> str:
     if not frozen:
         return "the model has no batch norm with running statistics: nothing to recalibrate"
     path, reason = next(iter(frozen.items()))
-    who = f"'{path}'" if path else "the model itself"
-    return (
-        f"every batch norm of the model is frozen ({who}: {reason}): nothing to "
-        "recalibrate"
-    )
+    why = f"'{path}': {reason}" if path else f"the model itself: {reason}"
+    return f"every batch norm of the model is frozen ({why}): nothing to recalibrate"
 
 
 @contextlib.contextmanager
@@ -272,21 +262,19 @@ def _watched(
     layers: dict[str, Norm], values: dict[str, int], reset: bool
 ) -> Iterator[None]:
     """Count what goes into each layer, and reset a layer when the first batch reaches it."""
+    paths = {layer: path for path, layer in layers.items()}
 
-    def watcher(path: str) -> Callable[..., None]:
-        def before(module: Norm, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if reset and values[path] == 0:
-                module.running_mean.zero_()
-                module.running_var.fill_(1)
-                module.num_batches_tracked.zero_()
-            x = next(_batches.tensors_in([args, kwargs]))
-            values[path] += x.numel() // module.running_mean.numel()
-
-        return before
+    def before(layer: Norm, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if reset and values[paths[layer]] == 0:
+            layer.running_mean.zero_()
+            layer.running_var.fill_(1)
+            layer.num_batches_tracked.zero_()
+        x = next(_batches.tensors_in([args, kwargs]))
+        values[paths[layer]] += x.numel() // layer.running_mean.numel()
 
     with contextlib.ExitStack() as hooks:  # which removes them at the end
-        for path, layer in layers.items():
-            hook = layer.register_forward_pre_hook(watcher(path), with_kwargs=True)
+        for layer in paths:
+            hook = layer.register_forward_pre_hook(before, with_kwargs=True)
             hooks.enter_context(hook)
         yield
 
@@ -294,9 +282,7 @@ def _watched(
 def _require_finite(layers: dict[str, Norm]) -> None:
     """Raise ValueError if an average overflowed somewhere inside the model."""
     for path, layer in layers.items():
-        if not (
-            layer.running_mean.isfinite().all() and layer.running_var.isfinite().all()
-        ):
+        if not _batches.finite([layer.running_mean, layer.running_var]):
             raise ValueError(
                 f"the batches are finite, but what reaches '{path}' is not: the running "
                 "statistics are as before"

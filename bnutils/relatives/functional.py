@@ -11,20 +11,6 @@ from torch import Tensor
 
 from bnutils.norm import per_channel
 
-__all__ = [
-    "check_ghost_size",
-    "check_renorm_limits",
-    "float32_if_half",
-    "group_norm",
-    "instance_norm",
-    "layer_norm",
-    "like_input",
-    "moments",
-    "rms_norm",
-    "standardize",
-    "weight_standardize",
-]
-
 
 def moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over the axes ``dims``, which stay with length 1.
@@ -187,12 +173,11 @@ def like_input(y: Tensor, x: Tensor) -> Tensor:
     Images whose channels lie last in memory stay so; everything else comes out by rows.
     What follows a norm may rely on that, as ``view`` does.
     """
-    y = y.to(x.dtype)
-    channels_last = torch.channels_last
-    image = x.dim() == 4 and not x.is_contiguous()
-    if image and x.is_contiguous(memory_format=channels_last):
-        return y.contiguous(memory_format=channels_last)
-    return y.contiguous()
+    layout = torch.contiguous_format
+    if x.dim() == 4 and not x.is_contiguous():
+        if x.is_contiguous(memory_format=torch.channels_last):
+            layout = torch.channels_last
+    return y.to(x.dtype).contiguous(memory_format=layout)
 
 
 def check_ghost_size(ghost_size: int) -> None:
@@ -208,12 +193,7 @@ def check_ghost_size(ghost_size: int) -> None:
 def check_renorm_limits(r_max: float, d_max: float, tracked: bool) -> None:
     """Raise ValueError unless Batch Renorm can correct within these limits.
 
-    Parameters
-    ----------
-    r_max, d_max : float
-        At least 1 and at least 0.
-    tracked : bool
-        Whether the layer has running statistics to correct towards.
+    ``tracked`` says whether the layer has running statistics to correct towards.
     """
     if not tracked:
         raise ValueError(

@@ -1,11 +1,10 @@
 """Batch norm's relatives as layers: drop-ins for PyTorch's, and two that PyTorch lacks.
 
 First those without memory (layer, RMS and group norm), then those that are a
-:class:`bnutils.norm.BatchNorm1d` with another forward pass (instance norm, batch norm for
-images, ghost batches, renormalisation). The mathematics is in
-:mod:`bnutils.relatives.functional`; what stands here is what surrounds it: parameters,
-running statistics, and which input a layer refuses. Each refuses what PyTorch's layer
-refuses, with the same type of error.
+:class:`bnutils.norm.BatchNorm1d` with another forward pass. The mathematics is in
+:mod:`bnutils.relatives.functional`; here is what surrounds it: parameters, running
+statistics, and which input a layer refuses: what PyTorch's refuses, with the same type of
+error.
 """
 
 from __future__ import annotations
@@ -34,23 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-__all__ = [
-    "BatchNorm2d",
-    "BatchRenorm1d",
-    "GhostBatchNorm1d",
-    "GroupNorm",
-    "InstanceNorm1d",
-    "LayerNorm",
-    "RMSNorm",
-]
-
 
 class _Scaled(nn.Module):
     """A layer without memory: it has a weight and a bias, one of them, or neither."""
 
-    if TYPE_CHECKING:  # None where it is not wanted
-        weight: nn.Parameter | None
-        bias: nn.Parameter | None
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
 
     def _make_parameters(
         self,
@@ -131,14 +119,9 @@ class LayerNorm(_Scaled):
 
 
 class RMSNorm(LayerNorm):
-    """Drop-in for ``torch.nn.RMSNorm`` (PyTorch 2.4); see :func:`bnutils.relatives.rms_norm`.
+    """Drop-in for ``torch.nn.RMSNorm``; see :func:`bnutils.relatives.rms_norm`.
 
-    Raises
-    ------
-    RuntimeError
-        The input's last axes are not ``normalized_shape``.
-    NotImplementedError
-        Input that is not floating point.
+    It raises what :class:`LayerNorm` raises, but takes parameters of any dtype.
     """
 
     def __init__(
@@ -163,8 +146,7 @@ class RMSNorm(LayerNorm):
 
     def extra_repr(self) -> str:
         """The constructor's arguments, as ``repr`` shows them."""
-        affine = f"elementwise_affine={self.elementwise_affine}"
-        return f"{self.normalized_shape}, eps={self.eps}, {affine}"
+        return super().extra_repr().removesuffix(", bias=False")  # it never has one
 
 
 class GroupNorm(_Scaled):

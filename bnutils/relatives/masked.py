@@ -1,16 +1,13 @@
 """Batch norm of padded sequences: statistics over the real positions only (chapter 20).
 
-Sequences of different length share a tensor by being padded to the longest. Plain batch
-norm counts the padding as data, so mean and variance depend on how much of it a batch
-holds. Here the layer is told which positions are real.
+Plain batch norm counts the padding of shorter sequences as data, so its mean and variance
+depend on how much of it a batch holds. Here the layer is told which positions are real.
 """
 
 import torch
 from torch import Tensor
 
 from bnutils.norm import BatchNorm1d
-
-__all__ = ["MaskedBatchNorm1d"]
 
 
 class MaskedBatchNorm1d(BatchNorm1d):

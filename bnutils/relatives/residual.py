@@ -17,8 +17,6 @@ from bnutils.relatives.functional import float32_if_half, weight_standardize
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["ScaledResidual", "WSConv2d"]
-
 
 class ScaledResidual(nn.Module):
     """A residual block whose branch is multiplied by one learned number.

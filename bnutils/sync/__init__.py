@@ -23,6 +23,8 @@ from bnutils.sync.functional import Standardize
 from bnutils.sync.processes import LaunchError, launch, process_group, run
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from torch.distributed import ProcessGroup
 
 __all__ = ["BatchNorm1d", "LaunchError", "convert", "launch", "process_group", "run"]
@@ -55,18 +57,15 @@ class BatchNorm1d(norm.BatchNorm1d):
 
     Parameters
     ----------
-    num_features : int
-        C, as of :class:`bnutils.norm.BatchNorm1d`, like all the other arguments.
-    eps, momentum, affine, track_running_stats, device, dtype, bias
+    num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        As of :class:`bnutils.norm.BatchNorm1d`.
     process_group : ProcessGroup, optional
         The processes that share a batch; all of them by default.
 
     Raises
     ------
-    ValueError
+    ValueError, RuntimeError, NotImplementedError
         As of the plain layer; the one value per channel counts over all processes.
-    RuntimeError, NotImplementedError
-        As of the plain layer.
     """
 
     def __init__(
@@ -82,15 +81,9 @@ class BatchNorm1d(norm.BatchNorm1d):
         *,
         bias: bool = True,
     ) -> None:
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "bias": bias}
         super().__init__(
-            num_features,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            device,
-            dtype,
-            bias=bias,
+            num_features, eps, momentum, affine, track_running_stats, **options
         )
         self.process_group = process_group
 

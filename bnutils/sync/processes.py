@@ -4,11 +4,10 @@
 ``python -m bnutils.sync.worker FOLDER``. Each process calls the job, and leaves in the
 folder what it returned or raised. :func:`process_group` is what connects them.
 
-Three things end a job that does not end by itself. When a process fails, the launcher
-kills the others. When one hangs, a collective of the others times out, and they fail. And
-whatever the reason, the launcher kills all that it started when it returns, raises or is
-interrupted. Should the launcher itself be killed, the pipe that it holds open closes, and
-each process ends on noticing that.
+When a process fails, the launcher kills the others. When one hangs, a collective of the
+others times out, and they fail. Whatever the reason, the launcher kills all that it started
+when it returns, raises or is interrupted. Should it be killed itself, the pipe that it
+holds open closes, and each process ends on noticing that.
 
 The environment is that of ``torchrun``, whose own launcher (``start_processes`` in
 ``torch.distributed.elastic``) does not fit into a notebook: it replaces the handlers of
@@ -186,10 +185,8 @@ def launch(
 
     Parameters
     ----------
-    module : str
-        Name of a module to be run as a script, such as "bnutils.sync.mnist".
-    *arguments
-        Of the script.
+    module, *arguments
+        Name of the module, such as "bnutils.sync.mnist", and the script's arguments.
     processes : int
     timeout : float, seconds
         After which all processes are killed, whatever they do.
@@ -363,10 +360,8 @@ def _describe(what: str, workers: list[_Worker], failed: dict[int, int]) -> list
     causes = []  # without an exception, and so the reason for those of the others
     for rank in sorted(failed.keys() - {worker.rank for worker in raised}):
         code = failed[rank]
-        killed = f"was killed by signal {-code}"
-        causes.append(
-            f"rank {rank} " + (killed if code < 0 else f"left with code {code}")
-        )
+        end = f"was killed by signal {-code}" if code < 0 else f"left with code {code}"
+        causes.append(f"rank {rank} {end}")
     lines = [f"{what}: {', '.join(causes)}" if causes else what]
     for worker in raised:
         first_line = worker.error()["message"].splitlines()[0]
