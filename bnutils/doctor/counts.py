@@ -59,8 +59,7 @@ def several_forwards(case: Case, path: str, norm: Norm) -> Found | None:
         for count, taken in counts.values()
     )
     if 2 <= k <= 32 and together:
-        text = f"{n} batches seen in {steps} optimiser steps: {k} per step"
-        return Found(text, k)
+        return Found(f"{n} batches seen in {steps} optimiser steps: {k} per step", k)
 
 
 @finding(

@@ -28,7 +28,9 @@ _ALIKE = 0.5  # standard deviations between calls
     remedy="bias=False in the layer before",
 )
 def redundant_bias(case: Case, path: str, norm: Norm) -> Found | None:
-    layer = case.useless_bias(path)
+    layer = case.useless_biases.get(path)
+    if layer is None:
+        raise NotApplicable("no bias comes right before it")
     n = case.model.get_submodule(layer).bias.numel()
     return Found(f"{n} parameters without effect", n, path=layer)
 
@@ -68,13 +70,14 @@ def dropout_before_norm(case: Case, path: str, norm: Norm) -> Found | None:
 )
 def shared_norm(case: Case, path: str, norm: Norm) -> Found | None:
     """Two views of one batch, or ghost batches, are alike: nothing is said of them."""
-    calls = case.calls(path)
+    one = case.as_training.seen.get(path)
+    calls = case.graph.calls[path] if one is None else one.calls
     if calls < 2:
         return None
     text = f"called {calls} times per forward"
-    if path not in case.as_training.seen:
+    if one is None:
         return Found(text, calls, severity="note")  # alike or not: only data tell
-    apart = _apart(case.as_training.seen[path].by_call())
+    apart = _apart(one.by_call())
     if apart > _ALIKE:
         return Found(f"{text}, up to {apart:.2g} standard deviations apart", calls)
 
