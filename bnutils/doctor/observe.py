@@ -55,19 +55,6 @@ class Seen:
     # Path and rate of the dropout that ran before it, with no normalisation between.
     dropout: tuple[str, float] | None = None
 
-    def by_call(self) -> list[tuple[Tensor, Tensor]]:
-        """Mean and variance of what each call in a forward received, shapes (C,)."""
-        means, variances = self.moments.means, self.moments.variances
-        if not self.calls or len(means) % self.calls:
-            return []  # not as many in every batch
-        return [
-            (
-                torch.stack(means[i :: self.calls]).mean(0),
-                torch.stack(variances[i :: self.calls]).mean(0),
-            )
-            for i in range(self.calls)
-        ]
-
 
 @dataclass
 class Run:
