@@ -149,12 +149,9 @@ def _checked(
             except CouldNot as reason:
                 checked[name][place] = f"could not: {reason}"
             except Exception as error:  # a fault of the check is none of the model
-                checked[name][place] = (
-                    f"could not: the check failed ({first_line(error)})"
-                )
-                case.notes.append(
-                    f"{name} at '{place}': the check failed ({first_line(error)})"
-                )
+                why = f"the check failed ({first_line(error)})"
+                checked[name][place] = f"could not: {why}"
+                case.notes.append(f"{name} at '{place}': {why}")
             else:
                 checked[name][place] = "fine" if found is None else "found"
                 if found is not None:
@@ -169,12 +166,10 @@ def _explained(results: list[tuple[str, str, Found]]) -> list[tuple[str, str, Fo
     names = {name for name, _ in places}
     kept = []
     for name, path, found in results:
-        code = TABLE[name]
-        explained = (
-            names & set(code.unless)
-            if code.whole
-            else any((other, path) in places for other in code.unless)
-        )
+        if TABLE[name].whole:
+            explained = any(other in names for other in TABLE[name].unless)
+        else:
+            explained = any((other, path) in places for other in TABLE[name].unless)
         if not explained:
             kept.append((name, path, found))
     return kept
@@ -183,23 +178,16 @@ def _explained(results: list[tuple[str, str, Found]]) -> list[tuple[str, str, Fo
 def _remarks(case: Case) -> list[str]:
     """What the reader should know of batch norms that were not examined."""
     remarks = []
-    if case.used:
-        missed = [path for path in case.norms if path not in case.as_training.seen]
-        if missed:
-            names = few([path or "the model" for path in missed])
-            remarks.append(
-                f"no batch reached {names} ({len(missed)} of {len(case.norms)})"
-            )
+    missed = [p or "the model" for p in case.norms if p not in case.as_training.seen]
+    if case.used and missed:
+        many = f"{len(missed)} of {len(case.norms)}"
+        remarks.append(f"no batch reached {few(missed)} ({many})")
     for path, module in case.model.named_modules():
-        name = type(module).__name__.lower()
-        if (
-            "batchnorm" in name
-            and path not in case.norms
-            and not list(module.children())
-        ):
+        name, parts = type(module).__name__, list(module.children())
+        if "batchnorm" in name.lower() and path not in case.norms and not parts:
             remarks.append(
-                f"'{path}' is a {type(module).__name__}, but keeps no running_mean and "
-                "running_var: not examined"
+                f"'{path}' is a {name}, but keeps no running_mean and running_var: "
+                "not examined"
             )
     if isinstance(case.model, torch.fx.GraphModule) and not case.norms:
         n = sum("batch_norm" in str(node.target) for node in case.model.graph.nodes)

@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
     if options.codes:
-        sys.stdout.write(_codes())
+        codes = [TABLE[name] for name in doctor.CODES]
+        lines = [f"{code.severity:8} {code.name}: {code.what}" for code in codes]
+        sys.stdout.write(wrapped(lines, indent=9) + "\n")
         return 0
     if options.model is None:
         _parser().error("the following arguments are required: model")
@@ -87,10 +89,7 @@ def _load(model: nn.Module, file: str, key: str | None) -> None:
     if nested and not _is_state(state):
         keys = " or ".join(f"--key {name}" for name in nested)
         raise ValueError(f"{file} is no state dict, but holds some: give {keys}")
-    for wrapper in (
-        "module.",
-        "_orig_mod.",
-    ):  # of DistributedDataParallel, torch.compile
+    for wrapper in ("module.", "_orig_mod."):  # of DDP, torch.compile
         if not any(name.startswith(wrapper) for name in model.state_dict()):
             consume_prefix_in_state_dict_if_present(state, wrapper)
     model.load_state_dict(state)
@@ -101,12 +100,6 @@ def _is_state(value: object) -> bool:
     return isinstance(value, dict) and any(
         isinstance(one, Tensor) for one in value.values()
     )
-
-
-def _codes() -> str:
-    codes = [TABLE[name] for name in doctor.CODES]
-    lines = [f"{code.severity:8} {code.name}: {code.what}" for code in codes]
-    return wrapped(lines, indent=9) + "\n"
 
 
 if __name__ == "__main__":

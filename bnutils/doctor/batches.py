@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -24,37 +23,18 @@ _IMAGES, _MOST = 64, 64  # ... or as many as hold 64 images, but at most 64 batc
 
 @dataclasses.dataclass
 class Batches:
-    """Batches to run, and the sizes of all as far as they are known.
+    """Batches to run, and the sizes of all as far as they are known."""
 
-    Attributes
-    ----------
-    items : list
-        Batches as the loader gives them, on the model's device.
-    sizes : list of int
-        Of all batches that are known, in order.
-    complete : bool
-        Whether these are all batches of one pass.
-    problems : list of str
-        Batches that were passed over, and why.
-    nonfinite : list of int
-        Which batches (of those taken) hold NaN or infinity.
-    """
-
-    items: list[object]
-    sizes: list[int]
-    complete: bool = False
-    problems: list[str] = dataclasses.field(default_factory=list)
-    nonfinite: list[int] = dataclasses.field(default_factory=list)
+    items: list[object]  # as the loader gives them, on the model's device
+    sizes: list[int]  # of all batches that are known, in order
+    complete: bool  # whether these are all batches of one pass
+    problems: list[str] = dataclasses.field(default_factory=list)  # why passed over
+    nonfinite: list[int] = dataclasses.field(default_factory=list)  # which of the taken
 
     @property
     def size(self) -> int:
         """Of most batches; 0 if it is not known."""
         return _usual(self.sizes)
-
-    @property
-    def total(self) -> int | None:
-        """Number of batches in one pass, where known."""
-        return len(self.sizes) if self.complete else None
 
 
 def take(loader: object, device: torch.device, call: object = None) -> Batches:
@@ -67,20 +47,20 @@ def take(loader: object, device: torch.device, call: object = None) -> Batches:
     ValueError
         There is no batch.
     """
-    if isinstance(loader, Tensor) or _is_one_batch(loader):
+    if _is_one_batch(loader):
         raw, sizes, complete = [loader], [size_of(loader)], False
     elif isinstance(loader, DataLoader):
         raw, sizes, complete = _from_loader(loader)
-    elif isinstance(loader, Sequence) and not isinstance(loader, str):
-        sizes, complete = [size_of(batch) for batch in loader], True
-        raw = [loader[i] for i in _spread(sizes)]
-    elif isinstance(loader, Iterable) and not isinstance(loader, str):
-        raw, sizes, complete = _first(loader)
-    else:
+    elif isinstance(loader, str) or not isinstance(loader, Iterable):
         raise TypeError(
             "loader must be a DataLoader, an iterable of batches, or one batch, but got "
             f"{type(loader).__name__}"
         )
+    elif isinstance(loader, Sequence):
+        sizes, complete = [size_of(batch) for batch in loader], True
+        raw = [loader[i] for i in _spread(sizes)]
+    else:
+        raw, sizes, complete = _first(loader)
     if not raw and not sizes:
         raise ValueError("the loader gave no batch: the doctor needs at least one")
     return _usable(Batches(raw, sizes, complete), device, call)
@@ -91,10 +71,11 @@ def _usable(batches: Batches, device: torch.device, call: object) -> Batches:
     kept, problems = [], Counter()
     for i, batch in enumerate(batches.items):
         size = size_of(batch)
-        if next(tensors_in(batch), None) is None and call is not None:
+        empty = next(tensors_in(batch), None) is None
+        if empty and call is not None:
             # What is inside is the business of `call`; many such objects can be moved.
             kept.append(batch.to(device) if hasattr(batch, "to") else batch)
-        elif next(tensors_in(batch), None) is None:
+        elif empty:
             problems[f"{type(batch).__name__} without a tensor"] += 1
         elif size == 0:
             problems["no rows"] += 1
@@ -110,8 +91,8 @@ def _usable(batches: Batches, device: torch.device, call: object) -> Batches:
 
 
 def _is_one_batch(batch: object) -> bool:
-    """Whether a dict, an object with fields or a tuple is a batch, not several."""
-    if isinstance(batch, Mapping):
+    """Whether this is a batch, not several: a tuple may be both."""
+    if isinstance(batch, Tensor | Mapping):
         return True
     if dataclasses.is_dataclass(batch) or hasattr(batch, "_fields"):
         return True
@@ -127,8 +108,9 @@ def _usual(sizes: list[int]) -> int:
     return Counter(rows).most_common(1)[0][0] if rows else 0
 
 
-def _enough(size: int) -> int:
-    """How many batches of a size are taken."""
+def _enough(sizes: list[int]) -> int:
+    """How many batches are taken."""
+    size = _usual(sizes)
     return min(max(_BATCHES, -(-_IMAGES // size)), _MOST) if size else _BATCHES
 
 
@@ -138,27 +120,30 @@ def _spread(sizes: list[int]) -> list[int]:
     same = [i for i, size in enumerate(sizes) if size == _usual(sizes)]
     if 2 * len(same) < len(usable):  # graphs, sentences
         same = usable
-    n = min(len(same), _enough(_usual(sizes)))
+    n = min(len(same), _enough(sizes))
     return [same[i * len(same) // n] for i in range(n)]
 
 
 def _first(loader: Iterable[Any]) -> tuple[list[Any], list[int], bool]:
     """The first batches of an iterable, and whether these were all."""
-    iterator, raw = iter(loader), []
-    while len(raw) < _enough(_usual([size_of(batch) for batch in raw])):
-        more = list(islice(iterator, 1))
-        if not more:
-            return raw, [size_of(batch) for batch in raw], True
-        raw += more
-    return raw, [size_of(batch) for batch in raw], False
+    raw, sizes = [], []
+    for batch in loader:
+        raw.append(batch)
+        sizes.append(size_of(batch))
+        if len(raw) >= _enough(sizes):
+            return raw, sizes, False
+    return raw, sizes, True
 
 
 def _from_loader(loader: DataLoader[Any]) -> tuple[list[Any], list[int], bool]:
     """Batches spread over a map-style data set, without workers; or the first ones."""
     index = _index(loader)
     if index is None:
-        with _own_iterator(loader):
+        kept, loader._iterator = loader._iterator, None  # that of persistent workers
+        try:
             return _first(loader)
+        finally:
+            loader._iterator = kept
     data, sizes = loader.dataset, [len(batch) for batch in index]
     several = getattr(data, "__getitems__", None)
     chosen = [index[i] for i in _spread(sizes)]
@@ -175,13 +160,3 @@ def _index(loader: DataLoader[Any]) -> list[list[Any]] | None:
     except TypeError:
         return None
     return [list(batch) for batch in islice(loader.batch_sampler, count)]
-
-
-@contextlib.contextmanager
-def _own_iterator(loader: DataLoader[Any]) -> Iterator[None]:
-    """Leave the iterator alone that a loader with persistent workers keeps."""
-    kept, loader._iterator = loader._iterator, None
-    try:
-        yield
-    finally:
-        loader._iterator = kept

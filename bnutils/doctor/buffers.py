@@ -76,7 +76,9 @@ def stale_statistics(case: Case, path: str, norm: Norm) -> Found | None:
     if not evidence or calm is None or not _evidence(norm, calm, bound, spread):
         return None
     text, value = evidence
-    text += _unfinished(norm, case.habit(path))
+    left = _left(norm, case.habit(path))
+    if left > 0.01:
+        text += f"; the start value still counts {left:.0%}"
     cause, remedy = _cause(case, path, norm, one)
     remedy = f"{cause}: {remedy}{case.tried()}"
     return Found(text, value, severity=_severity(case), remedy=remedy)
@@ -116,10 +118,11 @@ def _evidence(
         return None
     worst = int((shift.abs() / _SHIFT + factor.log2()).argmax())
     largest = max(t_mean[worst].item(), t_var[worst].item())
+    errors = f"{largest:.0f}" if largest < 1000 else "over 1000"
     text = (
         f"{int((off | extreme).sum())} of {off.numel()} channels; channel {worst}: running mean "
         f"{mean[worst]:.3g}, data {data.mean[worst]:.3g}; variance {var[worst]:.3g}, data "
-        f"{data.var[worst]:.3g} ({_large(largest)} standard errors)"
+        f"{data.var[worst]:.3g} ({errors} standard errors)"
     )
     return text, min(largest, 1e6)
 
@@ -218,16 +221,7 @@ def _most_are_off(case: Case) -> bool:
     return len(far) > 1 and sum(far) > len(far) / 2
 
 
-def _large(number: float) -> str:
-    return f"{number:.0f}" if number < 1000 else "over 1000"
-
-
 def _left(norm: nn.Module, habit: Habit) -> float:
     """Share that the start value has in a moving average."""
     count, a = seen_batches(norm), habit.momentum
     return (1 - a) ** count if count is not None and a and 0 < a < 1 else 0.0
-
-
-def _unfinished(norm: nn.Module, habit: Habit) -> str:
-    left = _left(norm, habit)
-    return f"; the start value still counts {left:.0%}" if left > 0.01 else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from bnutils._modules import HOOKS, norms_of
 from bnutils._words import first_line
 from bnutils.deploy.graph import LAYERS
 from bnutils.doctor.batches import Batches
-from bnutils.doctor.codes import CouldNot, NotApplicable
+from bnutils.doctor.codes import CouldNot
 from bnutils.doctor.compare import Comparison, compare
 from bnutils.doctor.copies import replica, set_modes
 from bnutils.doctor.habits import Habit, gamma_and_beta, habit_of, seen_batches, varies
@@ -31,11 +30,11 @@ from bnutils.doctor.trace import Map, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
     from torch import Tensor
 
     from bnutils._modules import Norm
+    from bnutils.doctor.observe import Call
 
 _PROBE = 16  # images for tests that need no statistics
 _VISIBLE = 1e-7  # change of an output, relative; in float64 rounding stays far below
@@ -43,51 +42,34 @@ _PROBED = 10  # batches that a model may have seen before its training starts
 
 
 class Case:
-    """One model under examination. The checks ask it; it runs everything once.
-
-    Attributes
-    ----------
-    model, norms, optimizer, batches, call
-        The model without wrappers, its batch norms by path, and what was given with it.
-    graph : Map
-        What tracing shows; empty where it failed.
-    as_training, norms_only : Run
-        In training mode, and with batch norm alone in training mode (no dropout). The
-        same, if only one of the two worked; empty if none did.
-    comparison : Comparison or None
-        Outputs in evaluation against those in training mode.
-    failure : Exception or None
-        Why the model did not run, if it is the model that fails.
-    one_value : bool
-        Whether it did not run because a batch leaves one value per channel.
-    not_run : str
-        Why nothing was run, if that is not the model's fault.
-    backward : dict
-        For each batch norm its calls in a forward and in the backward after it.
-    notes : list of str
-        What could not be done, and why.
-    """
+    """One model under examination. The checks ask it; it runs everything once."""
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module,  # without wrappers
         batches: Batches | None,
         optimizer: torch.optim.Optimizer | None,
-        call: Callable[[nn.Module, Any], object] | None = None,
+        call: Call = None,
     ) -> None:
         self.model, self.batches = model, batches
         self.optimizer, self.call = optimizer, call
-        self.norms = norms_of(model)
-        self.graph = Map()
+        self.norms = norms_of(model)  # by path
+        self.graph = Map()  # empty where tracing failed
+        # In training mode, and with batch norm alone in training mode (no dropout). The
+        # same, if only one of the two worked; empty if none did.
         self.as_training, self.norms_only = Run(), Run()
-        self.comparison: Comparison | None = None
+        self.comparison: Comparison | None = None  # of evaluation with training mode
+        # Why it did not run: the model fails, a batch leaves one value per channel, or
+        # something else than the model is to blame.
         self.failure: Exception | None = None
         self.one_value = False
         self.not_run = "" if batches is not None else "no batches were given"
+        # For each batch norm its calls in a forward and in the backward after it.
         self.backward: dict[str, tuple[int, int]] = {}
+        # For a batch norm the layer right before it, whose bias it takes out.
+        self.useless_biases: dict[str, str] = {}
         self.probe: object = None  # a few rows, for tests that need no statistics
-        self.notes: list[str] = []
-        self._biased: dict[str, str] = {}
+        self.notes: list[str] = []  # what could not be done, and why
         self._habits: dict[str, Habit] = {}
         self._look()
 
@@ -150,10 +132,8 @@ class Case:
 
     def frozen(self, path: str) -> bool:
         """Whether its statistics stay while the model trains: by its mode or its class."""
-        norm = self.norms[path]
-        return (self.model.training and not norm.training) or not self.habit(
-            path
-        ).updates
+        by_mode = self.model.training and not self.norms[path].training
+        return by_mode or not self.habit(path).updates
 
     def received(self, path: str) -> Seen:
         """What a batch norm received in training mode; raises where it is not known."""
@@ -175,21 +155,9 @@ class Case:
             and not self.frozen(path)
         }
 
-    def calls(self, path: str) -> int:
-        """How often one forward calls a batch norm: as seen, or as traced."""
-        if self.used and path in self.as_training.seen:
-            return self.as_training.seen[path].calls
-        return self.graph.calls.get(path, 0)
-
     def tried(self) -> str:
         """What recalibrating did to the outputs of a copy, for a remedy; may be empty."""
         return "" if self.comparison is None else self.comparison.tried()
-
-    def useless_bias(self, path: str) -> str:
-        """Path of the layer whose bias a batch norm takes out; raises if there is none."""
-        if path not in self._biased:
-            raise NotApplicable("no bias comes right before it")
-        return self._biased[path]
 
     # -------------------------------------------------------------- what is run, once
 
@@ -226,12 +194,12 @@ class Case:
         if not self.batches.items:
             return "no batch can be used"
         group = distributed.is_available() and distributed.is_initialized()
-        if group and distributed.get_world_size() > 1:
-            if any(isinstance(norm, nn.SyncBatchNorm) for norm in self.norms.values()):
-                return (
-                    "a SyncBatchNorm would wait for the other processes; examine a copy "
-                    "with plain batch norms, in one process"
-                )
+        synced = any(isinstance(norm, nn.SyncBatchNorm) for norm in self.norms.values())
+        if synced and group and distributed.get_world_size() > 1:
+            return (
+                "a SyncBatchNorm would wait for the other processes; examine a copy "
+                "with plain batch norms, in one process"
+            )
         return ""
 
     def _trace(self, copy: nn.Module) -> None:
@@ -280,13 +248,7 @@ class Case:
             with torch.no_grad():
                 feed(self.copy, clone(self.batches.items[0]), self.call)
         except Exception:
-            left_out = sum(
-                len(getattr(ours, name)) - len(getattr(theirs, name))
-                for ours, theirs in zip(
-                    self.model.modules(), self.copy.modules(), strict=True
-                )
-                for name in HOOKS
-            )
+            left_out = _hooks(self.model) - _hooks(self.copy)
             if left_out:
                 self._not_run(
                     f"the copy fails ({first_line(error)}), but {left_out} hooks of yours were "
@@ -320,14 +282,12 @@ class Case:
 
     def _compare(self) -> None:
         if any(y is None for y in self.norms_only.outputs):
-            self.notes.append(
-                "modes not compared: no output has a row for each example"
-            )
-            return
-        if not self.norms:
+            why = "no output has a row for each example"
+            self.notes.append(f"modes not compared: {why}")
             return
         tensors = (*self.model.parameters(), *self.model.buffers())
-        if any(map(is_lazy, tensors)):  # each copy draws weights of its own
+        # Of lazy layers each copy draws weights of its own.
+        if not self.norms or any(map(is_lazy, tensors)):
             return
         try:
             self.comparison = compare(self)
@@ -351,7 +311,7 @@ class Case:
                 pairs = self._without_effect(self._with_bias(self.graph.pairs | seen))
             except Exception as error:
                 self.notes.append(f"biases not tested: {first_line(error)}")
-        self._biased = pairs
+        self.useless_biases = pairs
 
     def _with_bias(self, pairs: dict[str, str]) -> dict[str, str]:
         return {
@@ -396,14 +356,20 @@ class Case:
 
     def explain_call(self) -> str:
         """How the batches are given to the model, for a message about a failure."""
-        batch = self.batches.items[0]
         if self.call is not None:
             return "call(model, batch)"
         try:
-            args, kwargs = arguments(self.model, batch)
+            args, kwargs = arguments(self.model, self.batches.items[0])
         except TypeError as error:
             return str(error)
-        return described([*args, *kwargs.values()])
+        return ", ".join(
+            str(tuple(x.shape)) if hasattr(x, "shape") else type(x).__name__
+            for x in (*args, *kwargs.values())
+        )
+
+
+def _hooks(model: nn.Module) -> int:
+    return sum(len(getattr(m, name)) for m in model.modules() for name in HOOKS)
 
 
 def _has_history(norm: Norm) -> bool:
@@ -413,11 +379,3 @@ def _has_history(norm: Norm) -> bool:
         return count > _PROBED
     mean = norm.running_mean
     return mean is not None and not is_lazy(mean) and bool(mean.any())
-
-
-def described(values: list[object]) -> str:
-    """Shapes of what the model was called with."""
-    shapes = [
-        tuple(v.shape) if hasattr(v, "shape") else type(v).__name__ for v in values
-    ]
-    return ", ".join(map(str, shapes))

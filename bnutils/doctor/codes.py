@@ -27,43 +27,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    # Takes a case, and a path and its batch norm unless it is of the whole model.
-    Check = Callable[..., "Found | None"]
+from typing import Any
 
 SEVERITIES = ("error", "warning", "note")
-
-
-@dataclass(frozen=True)
-class Code:
-    """One kind of finding.
-
-    Attributes
-    ----------
-    name : str
-        Stable; what reports and scripts call it.
-    severity : "error", "warning" or "note"
-        The usual one; a single finding may have another.
-    what, means, remedy : str
-        What is looked for, what follows from it, and what to do.
-    check : callable
-        ``check(case, path, norm)`` for each batch norm, or ``check(case)`` for the model.
-    whole : bool
-        Whether the check is of the model rather than of each batch norm.
-    unless : tuple of str
-        Codes that explain this one, if they were found at the same batch norm.
-    """
-
-    name: str
-    severity: str
-    what: str
-    means: str
-    remedy: str
-    check: Callable[..., Found | None]
-    whole: bool
-    unless: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -81,6 +47,24 @@ class Found:
     remedy: str | None = None
 
 
+# Takes a case, and a path and its batch norm unless it is of the whole model.
+Check = Callable[..., Found | None]
+
+
+@dataclass(frozen=True)
+class Code:
+    """One kind of finding, and the function that looks for it."""
+
+    name: str  # stable; what reports and scripts call it
+    severity: str  # the usual one; a single finding may have another
+    what: str  # is looked for
+    means: str  # what follows from it
+    remedy: str
+    check: Check
+    whole: bool = False  # whether the check is of the model, not of each batch norm
+    unless: tuple[str, ...] = ()  # codes that explain this one, at the same batch norm
+
+
 class NotApplicable(Exception):  # no error: there is nothing to ask
     """Raised by a check: the question makes no sense for this batch norm."""
 
@@ -92,20 +76,11 @@ class CouldNot(Exception):
 TABLE: dict[str, Code] = {}
 
 
-def finding(
-    name: str,
-    severity: str,
-    *,
-    what: str,
-    means: str,
-    remedy: str,
-    whole: bool = False,
-    unless: tuple[str, ...] = (),
-) -> Callable[[Check], Check]:
-    """Enter the decorated check into the table."""
+def finding(name: str, severity: str, **fields: Any) -> Callable[[Check], Check]:
+    """Enter the decorated check into the table; `fields` are the others of its Code."""
 
     def enter(check: Check) -> Check:
-        TABLE[name] = Code(name, severity, what, means, remedy, check, whole, unless)
+        TABLE[name] = Code(name, severity, check=check, **fields)
         return check
 
     return enter

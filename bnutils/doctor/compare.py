@@ -16,20 +16,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bnutils._batches import mixed, rows, size_of, target_of, tensors_in
 from bnutils.doctor.copies import replica, set_modes
 from bnutils.doctor.observe import output_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from torch import nn
 
     from bnutils._modules import Norm
     from bnutils.doctor.case import Case
-
-    Call = Callable[[nn.Module, Any], object] | None
+    from bnutils.doctor.observe import Call
 
 _NORMS = 16  # whose share in the difference is measured, one by one
 
@@ -114,7 +112,9 @@ def compare(case: Case) -> Comparison:
     """Compare the modes of a case whose batches were run."""
     items, call = case.batches.items, case.call
     training = [y.detach() for y in case.norms_only.outputs]
-    twin = _in_evaluation(case.model)
+    twin = replica(case.model)
+    for module in twin.modules():
+        module.training = False
     with torch.no_grad():
         evaluation = [output_of(twin, batch, call) for batch in items]
         found = Comparison(sum(map(len, training)), fresh=case.fresh)
@@ -124,35 +124,33 @@ def compare(case: Case) -> Comparison:
         kept = _recalibrate(twin, case)
         recalibrated = [output_of(twin, batch, call) for batch in items]
         found.carriers = _carriers(twin, kept, items[0], recalibrated[0], call)
-        answers = {"evaluation": evaluation, "recalibrated": recalibrated}
-        reference = {name: torch.cat(training) for name in answers}
-        answers = {name: torch.cat(parts) for name, parts in answers.items()}
+        answers = {
+            "training": torch.cat(training),
+            "evaluation": torch.cat(evaluation),
+            "recalibrated": torch.cat(recalibrated),
+        }
         if found.linked:
             other = _other_statistics(twin, case, training)
         else:
             other = _other_batches(case, training)
-        if other:
-            reference["other batches"], answers["other batches"] = other
-    targets = _targets(items, reference["evaluation"])
-    for name, y in answers.items():
-        found.distance[name] = _distance(reference[name], y)
-        labels = _labels(reference[name], targets)
-        if labels is not None and not _numbers(items):
-            changed = labels != _labels(y, targets, reference[name])
+    reference = answers["training"]
+    pairs = {n: (reference, answers[n]) for n in ("evaluation", "recalibrated")}
+    if other:
+        pairs["other batches"] = other
+    targets = _targets(items, reference)
+    target = target_of(items[0])
+    numbers = isinstance(target, Tensor) and target.is_floating_point()
+    for name, (before, after) in pairs.items():
+        found.distance[name] = _distance(before, after)
+        labels = _labels(before, targets)
+        if labels is not None and not numbers:  # of which the largest is no label
+            changed = labels != _labels(after, targets, before)
             found.labels[name] = changed.float().mean().item()
     if found.labels and targets is not None:
-        answers = {"training": reference["evaluation"], **answers}
-        for name in ("training", "evaluation", "recalibrated"):
-            right = _labels(answers[name], targets, reference["evaluation"]) == targets
+        for name, y in answers.items():
+            right = _labels(y, targets, reference) == targets
             found.accuracy[name] = right.float().mean().item()
     return found
-
-
-def _in_evaluation(model: nn.Module) -> nn.Module:
-    twin = replica(model)
-    for module in twin.modules():
-        module.training = False
-    return twin
 
 
 def _recalibrate(twin: nn.Module, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
@@ -205,11 +203,7 @@ def _company(
 
     None where that cannot be tried, and where the model draws random numbers.
     """
-    if (
-        len(items) < 2
-        or size_of(items[0]) != size_of(items[1])
-        or size_of(items[0]) < 2
-    ):
+    if len(items) < 2 or not size_of(items[0]) == size_of(items[1]) > 1:
         return None
     if evaluation[0].dim() == 2 and evaluation[0].size(1) == len(evaluation[0]):
         return None  # each example against each: similarities within the batch
@@ -298,12 +292,6 @@ def _targets(items: list[object], y: Tensor) -> Tensor | None:
     if targets.is_floating_point() or len(targets) != len(y) or y.dim() != 2:
         return None
     return targets if int(targets.max()) < max(y.size(1), 2) else None
-
-
-def _numbers(items: list[object]) -> bool:
-    """Whether the targets are numbers to be met, so that the largest output is no label."""
-    target = target_of(items[0])
-    return isinstance(target, Tensor) and target.is_floating_point()
 
 
 def _labels(

@@ -85,7 +85,7 @@ def random_states_kept(loader: object) -> Iterator[None]:
 
 def _generators(loader: object) -> list[torch.Generator]:
     batches = getattr(loader, "batch_sampler", None)
-    owners: tuple[object, ...] = (loader, getattr(loader, "sampler", None), batches)
-    owners += (getattr(batches, "sampler", None),)
+    samplers = [getattr(owner, "sampler", None) for owner in (loader, batches)]
+    owners = (loader, batches, *samplers)
     found = [getattr(owner, "generator", None) for owner in owners]
     return [g for g in found if isinstance(g, torch.Generator)]

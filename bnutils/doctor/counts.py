@@ -15,24 +15,19 @@ if TYPE_CHECKING:
 __all__: list[str] = []  # the table knows the checks
 
 
-def _counts(case: Case) -> dict[str, tuple[int, int]]:
-    """Batches seen and steps taken, for batch norms that train and count."""
+def _counts(case: Case, path: str) -> dict[str, tuple[int, int]]:
+    """Batches seen and steps taken, by batch norm; raises if those of `path` are unknown."""
     counts = {}
-    for path, norm in case.norms.items():
+    for other, norm in case.norms.items():
         steps = case.steps_of(gamma_and_beta(norm)) or case.steps
         if norm.training and steps and seen_batches(norm) is not None:
-            counts[path] = (seen_batches(norm), steps)
-    return counts
-
-
-def _own(case: Case, path: str, counts: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    """Those of one batch norm; raises where batches cannot be compared with steps."""
-    if path in counts:
-        return counts[path]
-    if case.optimizer is None:
+            counts[other] = (seen_batches(norm), steps)
+    if path not in counts and case.optimizer is None:
         raise CouldNot("no optimizer was given")
-    kind = type(case.optimizer).__name__
-    raise CouldNot(f"{kind} counts no steps, or has taken none")
+    if path not in counts:
+        kind = type(case.optimizer).__name__
+        raise CouldNot(f"{kind} counts no steps, or has taken none")
+    return counts
 
 
 @finding(
@@ -51,16 +46,15 @@ def several_forwards(case: Case, path: str, norm: Norm) -> Found | None:
     one in a hundred at 10,000; hence also: the same k in every batch norm that trains.
     Two stages of training, with a new optimiser for the second, look the same: a note.
     """
-    counts = _counts(case)
-    n, steps = _own(case, path, counts)
+    counts = _counts(case, path)
+    n, steps = counts[path]
     k = round(n / steps)
     together = all(
         round(count / taken) == k and abs(count - k * taken) <= k
         for count, taken in counts.values()
     )
     if 2 <= k <= 32 and together:
-        text = f"{n} batches seen in {steps} optimiser steps: {k} per step"
-        return Found(text, k)
+        return Found(f"{n} batches seen in {steps} optimiser steps: {k} per step", k)
 
 
 @finding(
@@ -73,7 +67,7 @@ def several_forwards(case: Case, path: str, norm: Norm) -> Found | None:
 )
 def fewer_forwards(case: Case, path: str, norm: Norm) -> Found | None:
     """Recalibrating counts anew as well, but then the statistics fit the data."""
-    n, steps = _own(case, path, _counts(case))
+    n, steps = _counts(case, path)[path]
     if not (steps >= 20 and 0 < n < 0.9 * steps and case.habit(path).updates):
         return None
     text = f"{n} batches seen in {steps} optimiser steps"

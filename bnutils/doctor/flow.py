@@ -9,10 +9,9 @@ import torch
 from bnutils.doctor.codes import CouldNot, Found, NotApplicable, finding
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bnutils._modules import Norm
     from bnutils.doctor.case import Case
+    from bnutils.doctor.observe import Seen
 
 __all__: list[str] = []  # the table knows the checks
 
@@ -28,7 +27,9 @@ _ALIKE = 0.5  # standard deviations between calls
     remedy="bias=False in the layer before",
 )
 def redundant_bias(case: Case, path: str, norm: Norm) -> Found | None:
-    layer = case.useless_bias(path)
+    layer = case.useless_biases.get(path)
+    if layer is None:
+        raise NotApplicable("no bias comes right before it")
     n = case.model.get_submodule(layer).bias.numel()
     return Found(f"{n} parameters without effect", n, path=layer)
 
@@ -68,25 +69,32 @@ def dropout_before_norm(case: Case, path: str, norm: Norm) -> Found | None:
 )
 def shared_norm(case: Case, path: str, norm: Norm) -> Found | None:
     """Two views of one batch, or ghost batches, are alike: nothing is said of them."""
-    calls = case.calls(path)
+    one = case.as_training.seen.get(path)
+    calls = case.graph.calls[path] if one is None else one.calls
     if calls < 2:
         return None
     text = f"called {calls} times per forward"
-    if path not in case.as_training.seen:
+    if one is None:
         return Found(text, calls, severity="note")  # alike or not: only data tell
-    apart = _apart(case.as_training.seen[path].by_call())
+    apart = _apart(one)
     if apart > _ALIKE:
         return Found(f"{text}, up to {apart:.2g} standard deviations apart", calls)
 
 
-def _apart(by_call: list[tuple[Tensor, Tensor]]) -> float:
+def _apart(one: Seen) -> float:
     """How far the calls of a norm are apart: means, or standard deviations if further.
 
     In units of the standard deviation over all calls; a tenth of the channels is further.
     """
-    if not by_call:
-        return float("inf")
-    means, variances = (torch.stack(part) for part in zip(*by_call, strict=True))
+    both = one.moments.means, one.moments.variances
+    if len(both[0]) % one.calls:
+        return float("inf")  # not as many in every batch
+    means, variances = (
+        torch.stack(
+            [torch.stack(part[i :: one.calls]).mean(0) for i in range(one.calls)]
+        )
+        for part in both
+    )
     sigma = (variances.mean(0) + means.var(0, correction=0)).sqrt().clamp(min=1e-12)
     gaps = [
         (part.max(0).values - part.min(0).values) / sigma

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from bnutils.doctor.copies import replica
@@ -16,27 +16,14 @@ from bnutils.norm import BatchNorm1d
 if TYPE_CHECKING:
     from bnutils._modules import Norm
 
-_KNOWN: tuple[object, ...] = (
-    nn.modules.batchnorm._BatchNorm.forward,
-    nn.SyncBatchNorm.forward,
-)
-_KNOWN += (BatchNorm1d.forward,)
+_KNOWN = (_BatchNorm.forward, nn.SyncBatchNorm.forward, BatchNorm1d.forward)
 
 
-@dataclass(frozen=True)
-class Habit:
-    """How a batch norm keeps its statistics in training mode.
+class Habit(NamedTuple):
+    """How a batch norm keeps its statistics in training mode."""
 
-    Attributes
-    ----------
-    updates : bool
-        Whether they move at all.
-    momentum : float or None
-        Weight of the new batch; None for a plain average over all batches.
-    """
-
-    updates: bool
-    momentum: float | None
+    updates: bool  # whether they move at all
+    momentum: float | None  # weight of the new batch; None: an average over all batches
 
 
 def habit_of(norm: Norm) -> Habit:
@@ -47,14 +34,14 @@ def habit_of(norm: Norm) -> Habit:
     value, and many frozen ones have none.
     """
     momentum = getattr(norm, "momentum", None)
-    tracks = getattr(norm, "track_running_stats", True)
+    told = Habit(bool(getattr(norm, "track_running_stats", True)), momentum)
     forward = inspect.getattr_static(type(norm), "forward", None)
     known = forward in _KNOWN and "forward" not in vars(norm)
     if known or norm.running_mean is None or is_lazy(norm.running_mean):
-        return Habit(bool(tracks), momentum)
+        return told
     measured = _measured(norm)
     if measured is None:
-        return Habit(bool(tracks), momentum)
+        return told
     if abs(measured) < 1e-6:
         return Habit(False, None)
     averages = momentum is None and hasattr(norm, "momentum")

@@ -100,11 +100,12 @@ def batch_of_one(case: Case) -> Found | None:
 
 
 def _which(case: Case) -> str:
-    sizes, total = case.batches.sizes, case.batches.total
-    if case.batches.size == 1:
+    batches = case.batches
+    if batches.size == 1:
         return "every batch"
-    at = sizes.index(1) + 1
-    return f"the last of {total} batches" if at == total else f"batch {at}"
+    at = batches.sizes.index(1) + 1
+    last = batches.complete and at == len(batches.sizes)
+    return f"the last of {at} batches" if last else f"batch {at}"
 
 
 @finding(

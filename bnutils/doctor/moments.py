@@ -19,7 +19,6 @@ class Moments:
     reference: Tensor | None = None
     sums: list[Tensor] = field(default_factory=list)  # of a, a², s, s², a·s
     images: int = 0
-    values: int = 0  # per channel and batch
     means: list[Tensor] = field(default_factory=list)  # of batches
     variances: list[Tensor] = field(default_factory=list)  # of batches, unbiased
     sizes: list[int] = field(default_factory=list)
@@ -37,7 +36,7 @@ class Moments:
         old = self.sums or [torch.zeros_like(t) for t in new]
         self.sums = [p + q for p, q in zip(old, new, strict=True)]
         m = n * positions
-        self.images, self.values = self.images + n, max(self.values, m)
+        self.images += n
         self.sizes.append(n)
         self.means.append(a.mean(0) + self.reference.double().cpu())
         self.variances.append((s.mean(0) - a.mean(0) ** 2) * (m / max(m - 1, 1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,98 +27,42 @@ DROPOUT = nn.modules.dropout._DropoutNd
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _INSTANCE_NORM = nn.modules.instancenorm._InstanceNorm
 # Modules that leave the axis of the channels where it is ...
-_THROUGH: tuple[type[nn.Module], ...] = (
-    nn.Identity,
-    DROPOUT,
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Tanh,
-)
-_THROUGH += (nn.Sigmoid, nn.ELU, nn.Hardswish, nn.MaxPool1d)
+_THROUGH: tuple[type[nn.Module], ...] = (nn.Identity, DROPOUT, nn.MaxPool1d)
+_THROUGH += (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU)
+_THROUGH += (nn.Hardswish,)
 # ... that have their channels in dimension 1, and that have them in the last one.
-_FIRST: tuple[type[nn.Module], ...] = (
-    nn.modules.conv._ConvNd,
-    _BATCH_NORM,
-    nn.GroupNorm,
-    _INSTANCE_NORM,
-)
-_FIRST += (BatchNorm1d,)
-_LAST: tuple[type[nn.Module], ...] = (
-    nn.Linear,
-    nn.Embedding,
-    nn.LayerNorm,
-    nn.RNNBase,
-    nn.MultiheadAttention,
-)
-_LAST += (nn.TransformerEncoderLayer,)
+_FIRST: tuple[type[nn.Module], ...] = (_BATCH_NORM, BatchNorm1d, _INSTANCE_NORM)
+_FIRST += (nn.modules.conv._ConvNd, nn.GroupNorm)
+_LAST: tuple[type[nn.Module], ...] = (nn.Linear, nn.Embedding, nn.LayerNorm)
+_LAST += (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 @dataclass
 class Seen:
-    """What one batch norm received; all but the moments is from the first batch.
+    """What one batch norm received; all but the moments is from the first batch."""
 
-    Attributes
-    ----------
-    calls : int
-        In one forward of the model.
-    shape : tuple of int
-        Of the first input.
-    per_image : float
-        Values per channel that one image of the model's batch brings.
-    moments : Moments
-        Mean and variance of its channels, over all batches and calls.
-    spread : tuple of float
-        For (N, C, L): variance of the means of positions in dimension 1 and in 2,
-        relative to the whole variance.
-    maker : str or None
-        Path of the module whose output it received, without anything between.
-    axis : "first", "last" or ""
-        Where the module before keeps its channels, if that is known.
-    dropout : (str, float) or None
-        Path and rate of the dropout that ran before it, with no normalisation between.
-    """
-
-    calls: int = 0
-    shape: tuple[int, ...] = ()
-    per_image: float = 1.0
-    moments: Moments = field(default_factory=Moments)
+    calls: int = 0  # in one forward of the model
+    shape: tuple[int, ...] = ()  # of the first input
+    per_image: float = (
+        1.0  # values per channel that an image of the model's batch brings
+    )
+    moments: Moments = field(default_factory=Moments)  # over all batches and calls
+    # For (N, C, L): variance of the means of positions in dimension 1 and in 2, relative
+    # to the whole variance.
     spread: tuple[float, float] = (0.0, 0.0)
-    maker: str | None = None
-    axis: str = ""
+    maker: str | None = None  # the module whose output it received, nothing between
+    axis: str = ""  # "first" or "last": the channels of the module before, if known
+    # Path and rate of the dropout that ran before it, with no normalisation between.
     dropout: tuple[str, float] | None = None
-
-    def by_call(self) -> list[tuple[Tensor, Tensor]]:
-        """Mean and variance of what each call in a forward received, shapes (C,)."""
-        means, variances = self.moments.means, self.moments.variances
-        if not self.calls or len(means) % self.calls:
-            return []  # not as many in every batch
-        return [
-            (
-                torch.stack(means[i :: self.calls]).mean(0),
-                torch.stack(variances[i :: self.calls]).mean(0),
-            )
-            for i in range(self.calls)
-        ]
 
 
 @dataclass
 class Run:
-    """What running some batches through a copy showed.
+    """What running some batches through a copy showed."""
 
-    Attributes
-    ----------
-    seen : dict of Seen
-        What each batch norm received, by path, in the order of calls.
-    outputs : list of Tensor or None
-        The main output for each batch.
-    strangers : dict
-        Calls of batch norms that are no part of the model, by name of their class.
-    """
-
-    seen: dict[str, Seen] = field(default_factory=dict)
-    outputs: list[Tensor | None] = field(default_factory=list)
+    seen: dict[str, Seen] = field(default_factory=dict)  # in the order of calls
+    outputs: list[Tensor | None] = field(default_factory=list)  # main ones, per batch
+    # Calls of batch norms that are no part of the model, by name of their class.
     strangers: dict[str, int] = field(default_factory=dict)
 
 
@@ -131,26 +76,18 @@ def observe(
     call: Call = None,
     original: nn.Module | None = None,
 ) -> Run:
-    """Run the batches and watch the batch norms.
-
-    Raises
-    ------
-    CallsOriginal
-        A function that was kept as an attribute refers to the original model.
-    """
-    watch = _Watch(copy, size_of(batches[0]), original)
+    """Run the batches and watch the batch norms; raises CallsOriginal."""
+    watch, outputs = _Watch(copy, size_of(batches[0]), original), []
     with torch.no_grad(), watch.attached():
-        outputs = [output_of(copy, batch, call, watch) for batch in batches]
+        for batch in batches:
+            outputs.append(output_of(copy, batch, call))
+            watch.end_of_batch()
     return Run(watch.seen, outputs, watch.strangers)
 
 
-def output_of(
-    copy: nn.Module, batch: object, call: Call = None, watch: _Watch | None = None
-) -> Tensor | None:
+def output_of(copy: nn.Module, batch: object, call: Call = None) -> Tensor | None:
     """The main output for a batch, not more than is needed to compare it."""
     out = feed(copy, clone(batch), call)  # some models write into their input
-    if watch is not None:
-        watch.end_of_batch()
     first = next((y for y in tensors_in(out) if y.dim()), None)
     size = size_of(batch) or (0 if first is None else len(first))
     y = main_output(out, size) if size else None
@@ -166,9 +103,7 @@ def output_of(
 class _Watch:
     """Hooks on a copy; in the first batch, which module made which tensor."""
 
-    def __init__(
-        self, model: nn.Module, batch: int, original: nn.Module | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, batch: int, original: nn.Module | None):
         self.modules = dict(model.named_modules())
         self.batch = batch
         self.seen: dict[str, Seen] = {}
@@ -190,10 +125,10 @@ class _Watch:
             for path, module in self.modules.items():
                 norm = is_norm(module)
                 if norm:
-                    hook = self._hook_before(path)
+                    hook = partial(self._before, path)
                     add(module.register_forward_pre_hook(hook, with_kwargs=True))
                 if norm or not list(module.children()) or _of_one_piece(module):
-                    add(module.register_forward_hook(self._hook_after(path)))
+                    add(module.register_forward_hook(partial(self._after, path)))
             # For batch norms that the model does not hold: in a plain list, or made anew
             # in each forward. Only a hook on all modules there are meets them.
             add(nn.modules.module.register_module_forward_pre_hook(self._meet))
@@ -204,55 +139,50 @@ class _Watch:
         self.made, self.kept = {}, []
 
     def _meet(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if module in self.original and is_norm(module):
+        if not is_norm(module):
+            return
+        if module in self.original:
             raise CallsOriginal
-        if is_norm(module) and module not in self.known:
+        if module not in self.known:
             name = type(module).__name__
             self.strangers[name] = self.strangers.get(name, 0) + self.first
 
-    def _hook_before(self, path: str) -> Callable[..., None]:
-        def before(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> None:
-            given = [*args, *kwargs.values()]
-            x = given[0] if given else None
-            if isinstance(x, Tensor) and x.dim() >= 2:
-                self._receive(path, x.detach(), x)
-
-        return before
-
-    def _receive(self, path: str, x: Tensor, original: Tensor) -> None:
+    def _before(
+        self, path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        x = next(iter((*args, *kwargs.values())), None)
+        if not isinstance(x, Tensor) or x.dim() < 2:
+            return
         one = self.seen.setdefault(path, Seen())
         if self.first:
             one.calls += 1
             one.dropout = self.dropout or one.dropout
-            if not one.shape:
-                one.shape = tuple(x.shape)
-                one.per_image = x.numel() / max(x.size(1), 1) / (self.batch or len(x))
-                one.maker = self.made.get(id(original), (None,))[0]
-                one.axis = self._axis(original)
-                if x.dim() == 3 and min(x.shape[1:]) > 1:  # a variance needs two
-                    one.spread = _spread(x)
+        if self.first and not one.shape:
+            one.shape = tuple(x.shape)
+            one.per_image = x.numel() / max(x.size(1), 1) / (self.batch or len(x))
+            one.maker = self.made.get(id(x), (None,))[0]
+            one.axis = self._axis(x)
+            if x.dim() == 3 and min(x.shape[1:]) > 1:  # a variance needs two
+                one.spread = _spread(x.detach())
         if x.is_floating_point():
-            one.moments.add(x)
+            one.moments.add(x.detach())
 
-    def _hook_after(self, path: str) -> Callable[..., None]:
-        def after(module: nn.Module, args: tuple[Any, ...], result: object) -> None:
-            if not self.first:
-                return
-            made = result[0] if isinstance(result, tuple) and result else result
-            if isinstance(made, Tensor):
-                given = args[0] if args else None
-                self.made.setdefault(id(made), (path, given))
-                self.kept.append(made)
-            if isinstance(module, _FIRST + _LAST):
-                self.nearest = "first" if isinstance(module, _FIRST) else "last"
-            if isinstance(module, DROPOUT) and 0 < module.p < 1:
-                self.dropout = path, module.p
-            elif is_norm(module) or isinstance(module, nn.LayerNorm | nn.GroupNorm):
-                self.dropout = None
-
-        return after
+    def _after(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], result: object
+    ) -> None:
+        if not self.first:
+            return
+        made = result[0] if isinstance(result, tuple) and result else result
+        if isinstance(made, Tensor):
+            given = args[0] if args else None
+            self.made.setdefault(id(made), (path, given))
+            self.kept.append(made)
+        if isinstance(module, _FIRST + _LAST):
+            self.nearest = "first" if isinstance(module, _FIRST) else "last"
+        if isinstance(module, DROPOUT) and 0 < module.p < 1:
+            self.dropout = path, module.p
+        elif is_norm(module) or isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            self.dropout = None
 
     def _axis(self, x: object) -> str:
         """Where the channels of a norm's input are, if the modules before tell."""
@@ -298,14 +228,13 @@ def recomputed(
     counts: dict[str, list[int]] = {}
     phase = 0
 
-    def count(path: str) -> None:
+    def count(path: str, *_: object) -> None:
         counts.setdefault(path, [0, 0])[phase] += 1
 
     with contextlib.ExitStack() as hooks, torch.enable_grad():
         hooks.callback(copy.zero_grad, set_to_none=True)
         for path, norm in norms_of(copy).items():
-            hook = norm.register_forward_pre_hook(lambda *_, path=path: count(path))
-            hooks.enter_context(hook)
+            hooks.enter_context(norm.register_forward_pre_hook(partial(count, path)))
         total = sum(y.sum() for y in outputs_of(copy, batch, call) if y.requires_grad)
         phase = 1
         if isinstance(total, Tensor):

@@ -43,16 +43,6 @@ def forward_fails(case: Case) -> Found | None:
     return Found(f"input {case.explain_call()}: {first_line(error)}", 1, remedy=remedy)
 
 
-_EXPLAINING = (  # findings that say themselves why evaluation differs
-    "nonfinite-statistics",
-    "never-updated",
-    "stale-statistics",
-    "momentum-zero",
-    "shared-norm",
-    "batches-differ",
-)
-
-
 @finding(
     "evaluation-differs",
     "warning",
@@ -60,7 +50,14 @@ _EXPLAINING = (  # findings that say themselves why evaluation differs
     means="the model was trained to give the answers of training mode",
     remedy="recalibrate on training data: deploy.recalibrate",
     whole=True,
-    unless=_EXPLAINING,
+    unless=(  # they say themselves why evaluation differs
+        "nonfinite-statistics",
+        "never-updated",
+        "stale-statistics",
+        "momentum-zero",
+        "shared-norm",
+        "batches-differ",
+    ),
 )
 def evaluation_differs(case: Case) -> Found | None:
     """Labels, or outputs if there are none; noise of other batches is subtracted.
@@ -79,18 +76,17 @@ def evaluation_differs(case: Case) -> Found | None:
         return None
     severity = "error" if size >= 2 else "warning"
     excess, left = found.excess()
-    remedy = None
+    text = found.sentence()
     if left < excess / 2:
         remedy = f"recalibrate on training data: deploy.recalibrate{found.tried()}"
+        if found.carriers:
+            text += "; most by " + ", ".join(path for path, _ in found.carriers[:3])
     else:
         remedy = (
             "recalibrating on a copy did not help: examples need the company of their "
             "batch, or one norm serves several distributions; larger batches, a norm for "
             "each, or no batch norm"
         )
-    text = found.sentence()
-    if found.carriers and left < excess / 2:
-        text += "; most by " + ", ".join(path for path, _ in found.carriers[:3])
     return Found(text, found.distance["evaluation"], severity=severity, remedy=remedy)
 
 
@@ -129,7 +125,5 @@ def batch_dependent(case: Case) -> Found | None:
     if company is None:
         raise CouldNot("no two batches of a size, or random numbers in evaluation")
     if company > 1e-3:
-        text = (
-            f"outputs move by {company:.1%} of their spread when two batches are mixed"
-        )
-        return Found(text, company)
+        text = f"outputs move by {company:.1%} of their spread"
+        return Found(f"{text} when two batches are mixed", company)

@@ -1,8 +1,9 @@
 """What the doctor says: findings as data, as text and as a table."""
 
-import html
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import escape
 
 from bnutils._words import few, wrapped
 from bnutils.doctor.codes import SEVERITIES, TABLE, Found
@@ -125,16 +126,19 @@ class Report:
         rows = "".join(
             f"<tr><td><b>{g[0].severity}</b><br>"
             f"<code style='white-space: nowrap'>{g[0].code}</code></td>"
-            f"<td>{_text(_paths(g))}</td><td>{_text(_evidence(g))}</td>"
-            f"<td>{_text(g[0].consequence)}</td><td>{_text(g[0].remedy)}</td></tr>"
+            f"<td>{escape(_paths(g))}</td><td>{escape(_evidence(g))}</td>"
+            f"<td>{escape(g[0].consequence)}</td><td>{escape(g[0].remedy)}</td></tr>"
             for g in self._groups()
         )
         names = ("finding", "where", "evidence", "consequence", "remedy")
         head = "".join(f"<th>{name}</th>" for name in names)
-        caption = f"<caption>{_text(self._headline())}</caption>"
-        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        notes = "".join(f"<p>{_text(words)}</p>" for words in self._below())
-        return (table if rows else f"<p>{_text(self._headline())}</p>") + notes
+        headline = escape(self._headline())
+        table = (
+            f"<table><caption>{headline}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+        )
+        notes = "".join(f"<p>{escape(words)}</p>" for words in self._below())
+        return (table if rows else f"<p>{headline}</p>") + notes
 
     def _headline(self) -> str:
         kinds = [(s, sum(f.severity == s for f in self)) for s in SEVERITIES]
@@ -155,13 +159,11 @@ class Report:
 
     def _unchecked(self) -> str:
         """Kinds of finding that could not be looked for at every batch norm, by reason."""
-        by_reason: dict[str, list[str]] = {}
+        by_reason: dict[str, list[str]] = defaultdict(list)
         for code, places in self.checked.items():
-            for reason in dict.fromkeys(places.values()):
-                if reason.startswith("could not: "):
-                    by_reason.setdefault(reason.removeprefix("could not: "), []).append(
-                        code
-                    )
+            for told in dict.fromkeys(places.values()):
+                if told.startswith("could not: "):
+                    by_reason[told.removeprefix("could not: ")].append(code)
         parts = []
         for reason, codes in by_reason.items():
             which = f"{len(codes)} kinds" if len(codes) > 3 else ", ".join(codes)
@@ -170,9 +172,9 @@ class Report:
 
     def _groups(self) -> list[list[Finding]]:
         """Findings of the same code, severity and remedy, each group by falling value."""
-        groups: dict[tuple[str, str, str], list[Finding]] = {}
+        groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
         for one in self:
-            groups.setdefault((one.severity, one.code, one.remedy), []).append(one)
+            groups[one.severity, one.code, one.remedy].append(one)
         return [sorted(g, key=lambda f: -abs(f.value)) for g in groups.values()]
 
 
@@ -188,7 +190,3 @@ def _evidence(group: list[Finding]) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" + ("" if n == 1 else "es" if what == "batch" else "s")
-
-
-def _text(words: str) -> str:
-    return html.escape(words)

@@ -71,8 +71,7 @@ def train_mode_in_eval(case: Case, path: str, norm: Norm) -> Found | None:
     if case.model.training:
         raise NotApplicable("the model is in training mode")
     if norm.training:
-        n = sum(one.training for one in case.norms.values())
-        every = len(case.norms)
+        n, every = sum(one.training for one in case.norms.values()), len(case.norms)
         text = f"{n} of {every} batch norms are in training mode, the model is not"
         return Found(text, n)
 
@@ -244,9 +243,8 @@ def tracking_off(case: Case, path: str, norm: Norm) -> Found | None:
     if norm.running_mean is None or norm.running_var is None:
         raise NotApplicable("it keeps no running statistics")
     if not getattr(norm, "track_running_stats", True):
-        return Found(
-            "track_running_stats = False, but 2 buffers of statistics are there", 2
-        )
+        text = "track_running_stats = False, but 2 buffers of statistics are there"
+        return Found(text, 2)
 
 
 @finding(
@@ -342,4 +340,3 @@ def unregistered_norm(case: Case) -> Found | None:
         n = sum(strangers.values())
         text = f"{n} calls per forward of {', '.join(strangers)} that the model does not hold"
         return Found(text, n)
-    return None

@@ -3,58 +3,48 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
+from dataclasses import dataclass, field
 
 from torch import fx, nn
 from torch.nn import functional as F
 
 from bnutils._modules import is_norm
 from bnutils.deploy.graph import graphs_of, survey
+from bnutils.doctor.observe import DROPOUT
 
-_DROPOUT = nn.modules.dropout._DropoutNd
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
 _NORMALISING = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 
 
+@dataclass
 class Map:
-    """What the graphs of a model show, by path.
+    """What the graphs of a model show, by the path of each batch norm."""
 
-    Attributes
-    ----------
-    pairs : dict
-        From a batch norm to the layer whose output it alone receives.
-    calls : dict
-        From a batch norm to how often one forward calls it.
-    dropouts : dict
-        From a batch norm to the dropout upstream of it (no normalisation between them)
-        and its rate.
-    whole : bool
-        Whether every forward could be traced.
-    """
-
-    def __init__(self) -> None:
-        self.pairs: dict[str, str] = {}
-        self.calls: dict[str, int] = {}
-        self.dropouts: dict[str, tuple[str, float]] = {}
-        self.whole = True
+    # The layer whose output it alone receives.
+    pairs: dict[str, str] = field(default_factory=dict)
+    # How often one forward calls it.
+    calls: Counter[str] = field(default_factory=Counter)
+    # The dropout upstream of it (no normalisation between them) and its rate.
+    dropouts: dict[str, tuple[str, float]] = field(default_factory=dict)
+    whole: bool = True  # whether every forward could be traced
 
 
 def read(copy: nn.Module) -> Map:
     """Trace a copy of a model, whole or in parts."""
     names = {module: path for path, module in copy.named_modules()}
-    found, opaque = Map(), {}
-    found.pairs = survey(copy).pairs
+    found, opaque = Map(survey(copy).pairs), {}
     for root, graph in graphs_of(copy, opaque):
-        counts: dict[str, int] = {}
+        calls: Counter[str] = Counter()
         for node in graph.nodes:
             module = _module(node, root)
             if module is None or not is_norm(module):
                 continue
             path = names[module]
-            counts[path] = counts.get(path, 0) + 1
+            calls[path] += 1
             if upstream := _dropout_above(node, root, names):
                 found.dropouts[path] = upstream
-        for path, count in counts.items():
-            found.calls[path] = max(count, found.calls.get(path, 0))
+        found.calls |= calls  # the larger of two numbers
     found.whole = not opaque
     return found
 
@@ -74,15 +64,12 @@ def _dropout_above(
             continue
         seen.add(one)
         module = _module(one, root)
-        if isinstance(module, _DROPOUT) and 0 < module.p < 1:
+        if isinstance(module, DROPOUT) and 0 < module.p < 1:
             return names[module], module.p
         if one.op == "call_function" and one.target in _DROPOUTS:
             rate, active = one.kwargs["p"], one.kwargs["training"]  # never by position
             if isinstance(rate, int | float) and 0 < rate < 1 and active is not False:
                 return one.name, rate
-        stops = module is not None and (
-            is_norm(module) or isinstance(module, _NORMALISING)
-        )
-        if not stops:
+        if module is None or not (is_norm(module) or isinstance(module, _NORMALISING)):
             queue += one.all_input_nodes
     return None

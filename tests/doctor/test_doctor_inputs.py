@@ -97,7 +97,8 @@ def taken(source):
     batches = take(source, torch.device("cpu"))
     firsts = [int(next(tensors_in(batch)).flatten()[0]) for batch in batches.items]
     last = batches.sizes[-1] if batches.complete else None
-    return firsts, batches.size, last, batches.total
+    total = len(batches.sizes) if batches.complete else None
+    return firsts, batches.size, last, total
 
 
 @pytest.mark.parametrize(
