@@ -48,16 +48,23 @@
     }
   }
 
-  /* A formula or figure that is wider than a narrow screen scrolls; the keyboard has to reach it for
-     that. All are measured before one is changed: each change would have the page laid out again. */
+  /* What is wider or higher than its box scrolls; the keyboard has to reach it for that. All are
+     measured before one is changed, since each change would have the page laid out again, and a
+     closed fold is left closed: to measure in it, the browser would have to lay it out as well. */
+  const BOXES = "pre, .cell_output > .output, .pst-scrollable-table-container, .drawing, mjx-container[display='true']";
   function reachWide() {
-    const boxes = [...document.querySelectorAll("mjx-container[display='true'], .drawing")];
-    const wide = boxes.map((box) => box.scrollWidth > box.clientWidth);
+    const boxes = [...document.querySelectorAll(BOXES)].filter((box) => !box.closest("details:not([open])"));
+    const wide = boxes.map((b) => b.scrollWidth > b.clientWidth || b.scrollHeight > b.clientHeight);
     boxes.forEach((box, i) => {
-      if (wide[i] === box.hasAttribute("tabindex")) return;
+      if (wide[i] === (box.tabIndex === 0)) return;
       if (wide[i]) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     });
+  }
+  let waiting;
+  function reachWideSoon() {
+    clearTimeout(waiting);
+    waiting = setTimeout(reachWide, 300);
   }
 
   /* Paper is white: the dark pauses while the page is printed. */
@@ -73,12 +80,17 @@
     });
   }
 
-  function start() {
+  function start(event) {
+    /* The theme's own listener, which comes after this one, would do what reachWide does, but box
+       after box and in all folds: most of a second on a phone. */
+    if (event) event.stopImmediatePropagation();
     printInLight();
     followContents();
     nameFolds();
     reachWide();
-    window.addEventListener("resize", reachWide);
+    for (const [target, type] of [[window, "resize"], [document, "toggle"], [document, "click"]]) {
+      target.addEventListener(type, reachWideSoon, true);
+    }
   }
   if (document.readyState === "complete") start();
   else window.addEventListener("load", start);
