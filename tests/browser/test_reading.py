@@ -74,8 +74,8 @@ def test_figures_stand_on_the_ground_of_the_page(browser, site, theme, system):
     page.add_init_script(
         f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
     )
-    page.goto(site + "notebooks/09_learning_rate_and_init.html")
-    shown = page.locator("article figure .drawing img").first
+    page.goto(site + CHAPTER)
+    shown = page.locator("article figure .drawing img").locator("visible=true").first
     shown.scroll_into_view_if_needed()
     shown.evaluate("e => e.decode()")
     picture = Image.open(io.BytesIO(shown.screenshot())).convert("RGB")
@@ -87,7 +87,7 @@ def test_figures_stand_on_the_ground_of_the_page(browser, site, theme, system):
 
 
 def test_letters_in_figures_are_eleven_pixels_on_a_phone(visit, site):
-    page, _ = visit(site + "notebooks/09_learning_rate_and_init.html", width=340)
+    page, _ = visit(site + CHAPTER, width=340)
     sizes = page.evaluate(
         """() => [...document.querySelectorAll(".drawing img")]
           .filter((e) => e.checkVisibility())
@@ -99,6 +99,26 @@ def test_letters_in_figures_are_eleven_pixels_on_a_phone(visit, site):
     page.locator(
         ".drawing[tabindex='0']"
     ).first.focus()  # the keyboard reaches what scrolls
+
+
+UNREACHED = """() => [...document.querySelectorAll("article :is(pre, .output, .drawing)")]
+  .filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1 && e.tabIndex !== 0
+    && /auto|scroll/.test(getComputedStyle(e).overflowX)).length"""
+
+
+def test_the_keyboard_reaches_what_scrolls_in_a_fold_too_once_it_is_open(visit, site):
+    page, _ = visit(site + CHAPTER, width=390)
+    boxes = page.locator("article pre[tabindex='0']")
+    assert page.evaluate(UNREACHED) == 0
+    before = boxes.count()
+    page.evaluate(
+        "() => document.querySelectorAll('article details').forEach((d) => d.open = true)"
+    )
+    page.wait_for_timeout(500)
+    assert page.evaluate(UNREACHED) == 0 and boxes.count() > before
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.wait_for_timeout(500)
+    assert boxes.count() < before  # what no longer scrolls is no stop of the Tab key
 
 
 def test_a_finger_finds_the_copy_buttons_and_outputs_have_none(browser, site):
