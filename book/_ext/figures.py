@@ -30,6 +30,7 @@ def follow_the_page(app, doctree):
             folder, _, _ = picture["uri"].rpartition("/")
             picture["uri"] = f"{folder}/{name}"
             picture["pixels"] = drawing.size(text)
+            app.env.note_dependency(drawing.__file__)
 
 
 def visit_image(self, node):
