@@ -6,12 +6,14 @@
 - MyST-NB calls every fold "Toggle hidden content". Here it is named by what it does, and a folded
   cell says how long it is and which figure it draws.
 - A cell without a text in the head of a table is a corner, no heading.
+- A unit stays beside its number, and ± between its two: no line ends before "%" or "±".
 
 ``book/_static/page`` mends what happens in the page.
 """
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from docutils import nodes
@@ -19,6 +21,8 @@ from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx_exercise.nodes import is_solution_node
 
 SCRIPTS = ["page/page.js", "page/code.js"]
+VERBATIM = (nodes.literal, nodes.literal_block, nodes.raw, nodes.math, nodes.math_block)
+LOOSE = re.compile(r"(?<=\d) (?=%)|(?<=\d) ± (?=\d)")
 
 
 def name_boxes(doctree):
@@ -49,6 +53,14 @@ def describe_folds(doctree):
         drawn = any((fold if cell is None else cell).findall(nodes.figure))
         count, draw = ("1 line", "draws") if lines == 1 else (f"{lines} lines", "draw")
         fold["what"] = count + (f" that {draw} the figure" if drawn else "")
+
+
+def keep_together(doctree):
+    """Let no line of prose end inside "93 %" or "0.21 ± 0.10"."""
+    for text in list(doctree.findall(nodes.Text)):
+        joined = LOOSE.sub(lambda found: found[0].replace(" ", "\u00a0"), text)
+        if joined != text and not isinstance(text.parent, VERBATIM):
+            text.parent.replace(text, nodes.Text(joined))
 
 
 def visit_fold(self, node):
@@ -86,6 +98,7 @@ def mend(app, doctree, docname):
         name_boxes(doctree)
         unlink_titles(doctree)
         describe_folds(doctree)
+        keep_together(doctree)
 
 
 def setup(app):

@@ -14,12 +14,12 @@ import re
 KIND = "image/svg+xml"  # its MIME type, in a notebook's outputs
 
 # The colours of bnutils.plot, and what they are on a dark page: those of the live figures, where
-# they have them, the others lighter by as much.
+# they have them.
 DARK = {
     "#0072b2": "#56b4e9",  # BLUE
     "#d55e00": "#ff9d57",  # ORANGE
     "#009e73": "#3ddbb0",  # GREEN
-    "#56b4e9": "#a8dcff",  # SKY
+    "#56b4e9": "#3f86c9",  # SKY, far from letters and from BLUE
     "#cc79a7": "#eba9cb",  # PURPLE
 }
 INK, GROUND = (
