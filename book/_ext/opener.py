@@ -1,7 +1,8 @@
 """Where a reader is: how long a chapter takes, which one it is, and what comes next.
 
 The time is for somebody who reads English as a second language and reads the code as well. What is
-folded, solutions and what cells print are not counted.
+folded and what cells print are not counted, and neither are the exercises. "Going deeper" folds,
+too, and has a time of its own.
 """
 
 from __future__ import annotations
@@ -16,13 +17,23 @@ CHAPTER = re.compile(r"notebooks/(\d\d)_")
 WORDS_A_MINUTE = 170
 LINES_A_MINUTE = 15
 STEP = 5  # minutes; more exact it is not
+DEEPER = "Going deeper"
+NOT_READ = {DEEPER, "Exercises", "References"}
+
+
+def title_of(node: nodes.Node) -> str:
+    """The title of a section; of anything else none."""
+    if isinstance(node, nodes.section) and node.children:
+        return node[0].astext()
+    return ""
 
 
 class Counted(nodes.SparseNodeVisitor):
     """Words and lines of code that one reads on a page."""
 
-    def __init__(self, document):
-        super().__init__(document)
+    def __init__(self, part):
+        super().__init__(part.document)
+        self.part = part
         self.words = self.lines = 0
 
     def visit_Text(self, node):
@@ -44,7 +55,12 @@ class Counted(nodes.SparseNodeVisitor):
         printed = isinstance(node, nodes.Element) and "cell_output" in node.get(
             "classes", ()
         )
-        if printed or isinstance(node, HideCodeCellNode) or is_solution_node(node):
+        folded = isinstance(node, nodes.admonition) and "dropdown" in node["classes"]
+        if printed or folded or isinstance(node, HideCodeCellNode):
+            raise nodes.SkipNode
+        if is_solution_node(node) or (
+            node is not self.part and title_of(node) in NOT_READ
+        ):
             raise nodes.SkipNode
         return super().dispatch_visit(node)
 
@@ -54,7 +70,7 @@ class Counted(nodes.SparseNodeVisitor):
 
 def minutes(part: nodes.Element, step: int = STEP) -> int:
     """How long a page or a part of it takes to read, to the next ``step`` minutes."""
-    counted = Counted(part.document)
+    counted = Counted(part)
     part.walk(counted)
     exact = counted.words / WORDS_A_MINUTE + counted.lines / LINES_A_MINUTE
     return max(step, step * round(exact / step))
@@ -78,6 +94,9 @@ def open_chapter(app, doctree, docname):
     if app.builder.format != "html" or not number or title is None:
         return
     text = f"Chapter {number} of {chapters(app.env)} · about {minutes(doctree)} minutes to read"
+    for part in doctree.findall(nodes.section):
+        if title_of(part) == DEEPER:
+            text += f", and {minutes(part)} more to go deeper"
     # No paragraph: the first of a page describes it to search engines.
     line = nodes.container("", nodes.inline("", text), classes=["reading-time"])
     title.parent.insert(title.parent.index(title) + 1, line)

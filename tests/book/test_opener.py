@@ -44,6 +44,19 @@ def test_what_is_folded_or_printed_takes_none():
     )
 
 
+def section(title: str, *children) -> nodes.section:
+    return nodes.section("", nodes.title("", title), *children)
+
+
+def test_what_folds_and_what_is_done_by_hand_has_no_part_in_the_time():
+    folded = nodes.admonition("", words(170 * 20), classes=["dropdown"])
+    deeper = section("Going deeper", words(170 * 15))
+    tasks = section("Exercises", words(170 * 30))
+    chapter = page(section("A chapter", words(170 * 10), folded, deeper, tasks))
+    assert opener.minutes(chapter) == 10
+    assert opener.minutes(deeper) == 15
+
+
 @pytest.mark.parametrize(
     ("name", "number"), [("notebooks/02_forward", 2), ("book/faq", 0)]
 )
