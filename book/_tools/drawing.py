@@ -33,6 +33,7 @@ SIZE = re.compile(r'width="([\d.]+)pt" height="([\d.]+)pt"')
 LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 PLACES = re.compile(r'\b(?:d|x|y|points)="[^"]*"')
 UNSEEN = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", re.DOTALL)
+CLIP = re.compile(r'(?<=<clipPath id=")p[0-9a-f]+')
 MOVED = re.compile(r"(?<=translate\()[^)]*")
 
 
@@ -40,7 +41,8 @@ def compact(svg: str) -> str:
     """The same picture in some 60 % of the bytes.
 
     Places are rounded to a hundredth of a point. Glyphs are drawn in whole units and scaled, and
-    scales stay as they are.
+    scales stay as they are. What clips has the number of its place for a name: Matplotlib makes
+    some of these names from addresses of memory, which differ from run to run.
     """
 
     def rounded(found: re.Match) -> str:
@@ -51,6 +53,8 @@ def compact(svg: str) -> str:
     svg = UNSEEN.sub("", svg)
     svg = PLACES.sub(lambda d: re.sub(r"\s+", " ", rounded(d)), svg)
     svg = MOVED.sub(rounded, svg)
+    for number, name in enumerate(dict.fromkeys(CLIP.findall(svg)), 1):
+        svg = re.sub(rf"\b{name}\b", f"clip{number}", svg)
     return re.sub(r"\n\s*", "\n", svg).strip() + "\n"
 
 
