@@ -127,7 +127,7 @@ def no_collection():
     gc.enable()
 
 
-def test_ctrl_c_returns_the_history_so_far(net, toy, no_collection):
+def test_ctrl_c_returns_the_history_so_far(net, toy, no_collection, with_ctrl_c):
     def on_step(step, history):
         if step == 4:
             signal.raise_signal(signal.SIGINT)
