@@ -22,10 +22,8 @@ DARK = {
     "#56b4e9": "#3f86c9",  # SKY, far from letters and from BLUE
     "#cc79a7": "#eba9cb",  # PURPLE
 }
-INK, GROUND = (
-    (0xCE, 0xD6, 0xDD),
-    (0x14, 0x18, 0x1E),
-)  # letters and ground of a dark page
+# Letters and ground of a dark page.
+INK, GROUND = (0xCE, 0xD6, 0xDD), (0x12, 0x12, 0x12)
 
 COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 STYLE = re.compile(r'style="[^"]*"')
