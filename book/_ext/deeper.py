@@ -7,9 +7,7 @@ that a link or a search leads into, and all of them on paper.
 from __future__ import annotations
 
 from docutils import nodes
-from opener import minutes
-
-TITLE = "Going deeper"
+from opener import DEEPER, minutes
 
 
 class deeper(nodes.General, nodes.Element):
@@ -22,7 +20,7 @@ def fold(app, doctree, docname):
         return
     for section in list(doctree.findall(nodes.section)):
         title = section.next_node(nodes.title)
-        if title is None or title.astext() != TITLE:
+        if title is None or title.astext() != DEEPER:
             continue
         for inner in [c for c in section.children if isinstance(c, nodes.section)]:
             heading, *rest = inner.children

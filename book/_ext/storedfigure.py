@@ -45,6 +45,7 @@ class StoredFigure(SphinxDirective):
         notebook, name = self.arguments
         relative, path = self.env.relfn2path(f"/{notebook}")
         self.env.note_dependency(relative)
+        self.env.note_dependency(drawing.__file__)
         try:
             with open(path, encoding="utf8") as file:
                 picture, alt = find(json.load(file), name)

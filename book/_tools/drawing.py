@@ -84,10 +84,8 @@ def themed(svg: str) -> str:
         return COLOUR.sub(variable, style[0])
 
     drawn = STYLE.sub(named, svg)
-    light, dark = (
-        "".join(f"--c{name[1:]}:{value};" for name, value in values.items())
-        for values in ({name: name for name in used}, used)
-    )
+    light = "".join(f"--c{name[1:]}:{name};" for name in used)
+    dark = "".join(f"--c{name[1:]}:{other};" for name, other in used.items())
     sheet = (
         f":root{{{light}fill:var(--c000000)}}"
         f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
