@@ -125,7 +125,7 @@ def test_the_chapters_numbers_by_hand(js):
     by_hand |= {"x": [6, -3, -6, -3, 6], "centred": [9, 0, -3, 0, 9]}
     by_hand |= {"x_hat": [0, -6, -6, 6, 36], "square": [-1.5] * 5}
     for name, want in by_hand.items():
-        np.testing.assert_allclose(got["grads"][name], want, atol=1e-4)  # up to ε
+        np.testing.assert_allclose(got["grads"][name], want, atol=3e-4)  # up to ε
     assert got["loss"] == pytest.approx(19.5, abs=1e-4)
     want = {
         "direct": [0, -3, -3, 3, 18],
