@@ -232,9 +232,9 @@ def test_the_three_bars_add_up_to_the_arrow(opened):
     api.expect(box.locator("rect.gr-term")).to_have_count(15 + 3)  # and the key
     facts = box.locator(".pg-words")
     api.expect(facts).to_contain_text("0 (direct")
-    api.expect(facts).to_contain_text("− 1 (by the mean")
-    api.expect(facts).to_contain_text("+ 1.5 (by the std")
-    api.expect(facts).to_contain_text("= 0.5. All rows together: 0.")
+    api.expect(facts).to_contain_text("− 3 (by the mean")
+    api.expect(facts).to_contain_text("+ 9 (by the std")
+    api.expect(facts).to_contain_text("= 6. All rows together: 0.")
 
 
 @pytest.mark.parametrize(
@@ -254,9 +254,9 @@ def test_the_direct_road_alone_is_the_gradient_under_no_grad(opened):
     to_step(box, 21)
     box.get_by_label("Way back").select_option("direct")
     numbers = shown(page, box)
-    assert [numbers[f"gradient x {n}"] for n in range(5)] == [0, 0, 1, 1, 3]
+    assert [numbers[f"gradient x {n}"] for n in range(5)] == [0, -3, -3, 3, 18]
     assert "gradient mean 0" not in numbers
-    api.expect(box.locator(".pg-words")).to_contain_text("All rows together: 5.")
+    api.expect(box.locator(".pg-words")).to_contain_text("All rows together: 15.")
 
 
 def test_keys_go_through_all_steps(opened):
@@ -290,7 +290,7 @@ def test_a_play_ends_at_the_end_and_starts_over(opened):
     words = box.locator(".pg-words")
     to_step(box, 20)
     press(box, "Play")
-    api.expect(words).to_contain_text("= 0.5. All rows", timeout=6000)
+    api.expect(words).to_contain_text("= 6. All rows", timeout=6000)
     api.expect(box.locator(".gr-token")).to_have_count(0)
     press(box, "Play")
     api.expect(words).to_contain_text("The batch")
@@ -326,7 +326,7 @@ def test_the_list_holds_every_step(opened):
     api.expect(items.and_(box.locator("[aria-current]"))).to_contain_text(
         "Line 1 forward"
     )
-    api.expect(items.last).to_contain_text("(0.5, −0.5, 0, −0.5, 0.5)")
+    api.expect(items.last).to_contain_text("(6, −3, −6, −3, 6)")
 
 
 # The 24 layers of chapter 1

@@ -70,7 +70,7 @@
     std: [...TOP, "x_hat std", "std var", "var square", "square centred", "centred x"],
   };
 
-  const TARGETS = [-2, 0, 0, 1, 1];
+  const TARGETS = [-8, -1, 2, 3, 4];
   // The gradient that arrives at y, for a choice.
   const ARRIVES = {
     error: (y) => y.map((v, n) => v - TARGETS[n]), // of half the sum of the squared errors
@@ -93,7 +93,7 @@
   // The state: t is the time in steps, with a fraction while something is under way.
   function initial(preset) {
     const t = preset === "still" ? LAST : 0;
-    return { x: [1, 3, 4, 5, 7], weight: 2, bias: 1, eps: 1e-5, arrives: "error", road: "all", row: 0, t };
+    return { x: [1, 3, 4, 5, 7], weight: 6, bias: 1, eps: 1e-5, arrives: "error", road: "all", row: 0, t };
   }
   const stepOf = (state) => Math.floor(state.t + 1e-9);
 

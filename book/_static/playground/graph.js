@@ -26,7 +26,7 @@
   // Where the boxes stand. On a phone the names of the left column are written upwards, because
   // its columns need all the room.
   function layout(width) {
-    const narrow = width < 520, edge = narrow ? 16 : 72, gap = narrow ? 28 : 60;
+    const narrow = width < 520, edge = narrow ? 16 : 72, gap = narrow ? (width < 300 ? 20 : 28) : 60;
     const cell = Math.min(54, (width - edge - gap - 4) / 10.4);
     const side = edge + 5 * cell + gap;
     const box = (name, left, size, count) => ({
@@ -102,7 +102,9 @@
       svg(group, "path", { class: `gr-edge gr-head ${kind}`, d: heads.join("") });
       if (!back || !road) return;
       const [x, y] = along(ways[0], 0.5); // the letter, for whom the colours do not differ
-      svg(group, "text", { x: x + 5, y: y - 4, text: ROADS[road][0] });
+      const upright = ways[0].length === 2 && ways[0][0][0] === ways[0][1][0];
+      const spot = upright ? { x: x + 5 } : { x, "text-anchor": "middle" };
+      svg(group, "text", { ...spot, y: y - 4, text: ROADS[road][0] });
     }
 
     function label({ name, left, top }) {
