@@ -77,8 +77,9 @@ def process_group(timeout: float = 30.0) -> Iterator[torch.device]:
     """Join the other processes that torchrun started; yield this process's device.
 
     Those of :func:`launch` count as started by torchrun; :func:`run` has joined them
-    already. NCCL on the GPUs if this machine has one for each of its processes, else gloo
-    on the CPU.
+    already. If this machine has a GPU for each of its processes, tensors on them go by NCCL
+    (``BNUTILS_DEVICE=cpu`` in the environment leaves them alone); tensors on the CPU always
+    go by gloo.
 
     Parameters
     ----------
@@ -94,19 +95,23 @@ def process_group(timeout: float = 30.0) -> Iterator[torch.device]:
     local = int(os.environ.get("LOCAL_RANK", 0))
     gpus = torch.cuda.device_count() if distributed.is_nccl_available() else 0
     use_gpu = gpus >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    use_gpu = use_gpu and os.environ.get("BNUTILS_DEVICE") != "cpu"
     device = torch.device("cuda", local) if use_gpu else torch.device("cpu")
     if use_gpu:
         torch.cuda.set_device(device)
     patience = datetime.timedelta(seconds=timeout)
-    distributed.init_process_group("nccl" if use_gpu else "gloo", timeout=patience)
+    # NCCL refuses tensors on the CPU, and `run` may be given a function that has some
+    backend = "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
+    distributed.init_process_group(backend, timeout=patience)
     distributed.barrier()  # who left now would break off connections the others still make
     yield device  # after an error, what is left of the group ends with the process
     distributed.barrier()  # PyTorch 2.4 may wait for ever for one that has left
-    backend = distributed.group.WORLD._get_backend(device)
+    devices = {torch.device("cpu"), device}
+    backends = [distributed.group.WORLD._get_backend(each) for each in devices]
     distributed.destroy_process_group()
-    # The last reference: waits for its threads without the GIL, which PyTorch 2.4's group
+    # The last references: wait for their threads without the GIL, which PyTorch 2.4's group
     # would hold while they may want it.
-    del backend
+    del backends
 
 
 def _call_in_group(function: Callable[..., Any], *arguments: Any) -> Any:

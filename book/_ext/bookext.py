@@ -7,6 +7,7 @@ where the repository's address is known.
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import re
 import shutil
@@ -168,6 +169,9 @@ def finish(app, exception):
 
 def setup(app):
     """Connect the above to Sphinx."""
+    # A build makes millions of small objects and drops few. Python's habit of looking through
+    # all of them again and again took a third of its time, to save 0.2 GB of memory.
+    gc.set_threshold(100_000, 50, 1000)
     app.add_css_file("custom.css")
     app.add_css_file("forced.css", priority=900)  # after the sheets that it corrects
     app.connect("config-inited", configure, priority=1)

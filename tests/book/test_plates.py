@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import asked
 import plates
@@ -106,18 +105,27 @@ def test_each_panel_is_an_image_with_a_name_and_a_description(page):
             assert panel.find(id=panel[by]).name == tag
 
 
-@pytest.mark.parametrize(
-    ("written", "said"),
-    [
-        ("{plate} nowhere\n:name: fig-a\n\nA caption.", "no 'nowhere' among"),
-        ("{plate} where\n\nA caption.", "there is no :name:"),
-        ("{plate} where\n:name: fig-a", "there is no caption"),
-    ],
-)
-def test_mistakes_are_named(tmp_path: Path, written, said):
-    asked.write(tmp_path, [f"# A chapter\n\n```{written}\n```"])
-    _, warnings = asked.build(tmp_path, configured=CONFIGURED)
-    assert said in warnings
+MISTAKES = {
+    "no 'nowhere' among": "{plate} nowhere\n:name: fig-a\n\nA caption.",
+    "there is no :name:": "{plate} where\n\nA caption.",
+    "there is no caption": "{plate} where\n:name: fig-b",
+}
+
+
+@pytest.fixture(scope="module")
+def warnings(tmp_path_factory):
+    """What the build says of a book that has each mistake on a page of its own."""
+    folder = tmp_path_factory.mktemp("mistaken")
+    asked.write(folder, ["# Top"])
+    for i, written in enumerate(MISTAKES.values()):
+        asked.write(folder, [f"# A page\n\n```{written}\n```"], f"page{i}")
+    return asked.build(folder, configured=CONFIGURED)[1]
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_mistakes_are_named(warnings, said):
+    page = f"page{list(MISTAKES).index(said)}.ipynb"
+    assert any(said in line for line in warnings.splitlines() if page in line), warnings
 
 
 # What the plates say
