@@ -19,6 +19,7 @@ from pathlib import Path
 
 import formulas
 from docutils import nodes
+from fontTools import subset
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = "_static/book.css"
@@ -29,22 +30,17 @@ IMPORT = re.compile(r"""@import\s+["'](?P<path>[^"':]+)["'];""")
 CLASSES = re.compile(r'\bclass="([^"]*)"')
 WORD = re.compile(r"-?[A-Za-z_][\w-]*")
 RULE = re.compile(r"(?P<selectors>[^{}@;/]+)\{(?P<body>[^{}]*)\}")
-# How classes of the icons, of Bootstrap and of sphinx-design begin.
-FOREIGN = (
-    *("fa-", "btn-", "col-", "row-", "g-", "gx-", "gy-", "offset-", "order-", "modal"),
-    *("carousel", "accordion", "offcanvas", "placeholder", "spinner-", "toast", "card"),
-    *(
-        "list-group",
-        "breadcrumb",
-        "pagination",
-        "page-item",
-        "page-link",
-        "badge",
-        "alert",
-    ),
-    *("form-", "input-group", "dropdown", "dropup", "popover", "navbar", "nav-", "sd-"),
-    *("text-bg-", "link-", "border-", "rounded-", "bg-", "d-", "align-", "justify-"),
+# Bootstrap's script adds the side on which the box stands.
+PUT_TOGETHER = ("bs-tooltip-", "bs-popover-")
+# What stands in brackets says what else must, or must not, be so: `:not(.open)`.
+BRACKETS = re.compile(r"\([^()]*\)")
+EMPTY = re.compile(r"@(?:media|supports)[^{}]*\{\s*\}")
+# An icon font of the theme, as WOFF2 and, which is read here, as TrueType.
+ICON_FONT = re.compile(
+    r"""src:url\([^)]+/fa-[\w-]+\.woff2\) format\("woff2"\),"""
+    r"""url\((?P<font>[^)]+\.ttf)\) format\("truetype"\)"""
 )
+ICON = re.compile(r"""["']\\(?P<code>[0-9a-f]{2,5})["']""")  # as in `content: "\f185"`
 URL = re.compile(r"""url\((?P<quote>["']?)(?P<path>[^"':#)]+)(?P=quote)\)""")
 
 
@@ -142,8 +138,10 @@ def write_bundle(app, exception):
     if exception is None and names:
         folder = Path(app.outdir)
         bundle = folder / BUNDLE
-        text = joined([folder / name for name in names], bundle.parent)
-        bundle.write_text(without_unused(text, words_of(folder)), "utf8")
+        text = joined(
+            [folder / name for name in names], bundle.parent, words_of(folder)
+        )
+        bundle.write_text(with_few_icons(text, bundle.parent), "utf8")
 
 
 def words_of(folder: Path) -> set[str]:
@@ -157,31 +155,79 @@ def words_of(folder: Path) -> set[str]:
     return found
 
 
-def without_unused(text: str, words: set[str]) -> str:
-    """A style sheet without the theme's rules for classes that no page and no script names.
+def without_unused(text: str, known: set[str]) -> str:
+    """A style sheet without the rules for classes that no page has and no script names.
 
-    Most of the theme is Bootstrap and 1,900 icons, of which the book uses few; a browser reads all
-    of it before it shows a word. Rules with few classes of their own stay: only what begins like
-    one of the two goes, so that a class that a script puts together from parts is not lost.
+    Most of the theme is Bootstrap, colours of terminals and 1,900 icons, of which the book uses
+    few; a browser reads all of it before it shows a word.
     """
 
+    def possible(name: str) -> bool:
+        return name in known or name.startswith(PUT_TOGETHER)
+
     def needed(selector: str) -> bool:
-        names = re.findall(r"\.(-?[A-Za-z_][\w-]*)", selector)
-        return all(n in words for n in names if n.startswith(FOREIGN))
+        names = re.findall(r"\.(-?[A-Za-z_][\w-]*)", bare(selector))
+        return all(map(possible, names))
 
     def kept(rule):
-        selectors = rule["selectors"].split(",")
-        if "(" in rule["selectors"] or all(map(needed, selectors)):
+        selectors = split(rule["selectors"])
+        if all(map(needed, selectors)):
             return rule[0]
         left = ",".join(filter(needed, selectors))
         return f"{left}{{{rule['body']}}}" if left else ""
 
-    return RULE.sub(kept, text)
+    return EMPTY.sub("", RULE.sub(kept, text))
 
 
-def joined(sheets: list[Path], folder: Path) -> str:
-    """Style sheets as one, with the addresses seen from a folder."""
-    return "\n".join(f"/* {s.name} */\n{inlined(s, folder)}" for s in sheets)
+def bare(selector: str) -> str:
+    """A selector without what stands in brackets."""
+    while (shorter := BRACKETS.sub("", selector)) != selector:
+        selector = shorter
+    return selector
+
+
+def split(selectors: str) -> list[str]:
+    """The selectors of a list, at the commas that do not stand in brackets."""
+    found, depth = [""], 0
+    for letter in selectors:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found
+
+
+def with_few_icons(text: str, folder: Path) -> str:
+    """The bundle with fonts that hold only the icons that it names, written beside it.
+
+    Each of the theme's three fonts of icons has hundreds, 150 kB of which every page would fetch.
+    """
+    codes = {int(code, 16) for code in ICON.findall(text)}
+    codes |= {ord(letter) for letter in text if "\ue000" <= letter <= "\uf8ff"}
+
+    def fewer(sources):
+        small = folder / f"{Path(sources['font']).stem}.woff"
+        options = subset.Options(flavor="woff", layout_features=["*"])
+        font = subset.load_font(folder / sources["font"], options)
+        subsetter = subset.Subsetter(options)
+        subsetter.populate(unicodes=codes)
+        subsetter.subset(font)
+        subset.save_font(font, small, options)
+        return f'src:url({small.name}) format("woff")'
+
+    return ICON_FONT.sub(fewer, text)
+
+
+def joined(sheets: list[Path], folder: Path, known: set[str]) -> str:
+    """Style sheets as one, with the addresses seen from a folder; the book's own as they are."""
+    own = {sheet.name for sheet in (ROOT / "book" / "_static").glob("*.css")}
+    texts = []
+    for sheet in sheets:
+        text = inlined(sheet, folder)
+        text = text if sheet.name in own else without_unused(text, known)
+        texts.append(f"/* {sheet.name} */\n{text}")
+    return "\n".join(texts)
 
 
 def inlined(sheet: Path, folder: Path) -> str:

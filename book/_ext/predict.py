@@ -12,7 +12,7 @@
     ```
 
 Two to four answers, lettered by their position. Without a list the answer is a number, such as
-``:answer: 0.4`` with ``:within: 0.1``.
+``:answer: 0.4`` with ``:within: 0.1``, and the question is one paragraph.
 
 With ``:code:`` the code of the next cell is covered as well, where it gives the answer away.
 
@@ -118,11 +118,14 @@ def is_number(text: str | None) -> bool:
 
 
 def parts(children: list) -> tuple[list, nodes.bullet_list | None, list]:
-    """What stands before the list of answers, the list, and what stands after it."""
+    """What stands before the list of answers, the list, and what stands after it.
+
+    Without a list the first paragraph is the question, and the others tell the answer.
+    """
     for i, child in enumerate(children):
         if isinstance(child, nodes.bullet_list):
             return children[:i], child, children[i + 1 :]
-    return children, None, []
+    return children[:1], None, children[1:]
 
 
 def is_cell(node: nodes.Node) -> bool:

@@ -223,6 +223,11 @@ def prediction(options: dict[str, str], body: str) -> str:
             more.append(line)
         else:
             question.append(line)
+    if (
+        not answers
+    ):  # a number: the first paragraph is the question, the others the answer
+        first, *others = "\n".join(question).strip().split("\n\n")
+        question, more = [first], ["", "\n\n".join(others)]
     letters = [f"- **{letter}** {words}" for letter, words in zip("ABCD", answers)]
     folding = folded("Answer", "\n".join([f"{options['answer']}.", *more]).strip())
     asked = "**Predict.** " + "\n".join(question).strip()

@@ -19,7 +19,7 @@ CELLS = [
     "Some words on the code.",
     asked.code("0.41 points"),
     "It is 0.41 points.\n\nThat is more than none.\n\n(next)=\n## After\n\nOpen text.",
-    asked.question("What is a half?", ":answer: -0.5", ":within: 0.1"),
+    asked.question("What is a half?\n\nOne by two.", ":answer: -0.5", ":within: 0.1"),
     asked.code("first", "second"),
     "Of these two the first is right.\n\nThe next cell leads on.",
     asked.code("the next cell"),
@@ -103,6 +103,14 @@ def test_number_and_its_tolerance_reach_the_page(page):
     assert (given["data-answer"], given["data-within"]) == ("-0.5", "0.1")
 
 
+def test_what_explains_a_number_is_no_part_of_the_question(page):
+    given = page.select(".predict")[1]
+    assert (
+        given.select_one(".predict-question").get_text(strip=True) == "What is a half?"
+    )
+    assert "One by two." in given.select_one(".predict-answer").get_text()
+
+
 MISTAKES = {
     "no answer": (f"Which?\n\n{LIST}", "a letter from A to C, but got ''"),
     "a letter beyond the list": (f":answer: D\n\nWhich?\n\n{LIST}", "but got 'D'"),
@@ -168,10 +176,11 @@ def test_choice_becomes_a_lettered_list_with_the_answer_folded():
 
 
 def test_number_becomes_a_question_with_the_answer_folded():
-    text = asked.question("What is a half?", ":answer: 0.5", ":within: 0.1")
+    words = "What is a half?\n\nOne by two."
+    text = asked.question(words, ":answer: 0.5", ":within: 0.1")
     assert shown(text) == (
         "**Predict.** What is a half?\n\n"
-        "<details><summary><b>Answer</b></summary>\n\n0.5.\n\n</details>"
+        "<details><summary><b>Answer</b></summary>\n\n0.5.\n\nOne by two.\n\n</details>"
     )
 
 
