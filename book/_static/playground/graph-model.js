@@ -217,9 +217,9 @@
   }
 
   const SHARES = {
-    direct: "direct, γ/s · g",
-    mean: "by the mean, −γ/s · mean(g)",
-    std: "by the std, −γ/s · x̂ · mean(g x̂)",
+    direct: "direct",
+    mean: "by the mean",
+    std: "by the std",
   };
   // What the roads bring to the chosen row.
   function shareWords(state) {
