@@ -1,4 +1,4 @@
-/* Opens the fold of "Going deeper" that a link or a search leads into, and all folds on paper. */
+/* Opens the folds that a link or a search leads into, and those of "Going deeper" on paper. */
 (function () {
   "use strict";
   function target() {
@@ -14,9 +14,13 @@
       folds.add(at);
     const closed = [...folds].filter((fold) => !fold.open);
     for (const fold of closed) fold.open = true;
-    if (closed.length) wanted.scrollIntoView(); // it had no place before
+    const boxes = [], HIDDEN = ".admonition.toggle-hidden";
+    for (let at = wanted.closest(HIDDEN); at; at = at.parentElement.closest(HIDDEN)) boxes.push(at);
+    for (const box of boxes) box.querySelector(".toggle-button").click();
+    if (closed.length || boxes.length) wanted.scrollIntoView(); // it had no place before
   }
   addEventListener("hashchange", reveal);
+  addEventListener("DOMContentLoaded", reveal); // sphinx-togglebutton has closed its boxes by then
   addEventListener("beforeprint", () => {
     for (const fold of document.querySelectorAll("details.deeper")) fold.open = true;
   });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 PAGE = "notebooks/02_forward.html"
+BOXED, FORMULA = "notebooks/03_backward.html", "equation-eq-03-affine"
 ANCHOR = "does-it-make-the-data-gaussian"
 
 
@@ -31,6 +32,17 @@ def test_a_link_to_something_inside_opens_it_too(visit, site):
     page.wait_for_function(
         "document.getElementById('fig-02-shape').closest('details.deeper').open"
     )
+
+
+def test_a_link_opens_the_box_that_it_leads_into(visit, site):
+    page, _ = visit(f"{site}{BOXED}")
+    formula = page.locator(f"#{FORMULA}")
+    assert not formula.is_visible()
+    page.evaluate(f"location.hash = '#{FORMULA}'")
+    formula.wait_for(state="visible")
+    page, _ = visit(f"{site}{BOXED}#{FORMULA}")
+    page.locator(f"#{FORMULA}").wait_for(state="visible")
+    assert page.locator(".admonition.toggle-hidden").count() > 1  # the others stay closed
 
 
 def test_the_keyboard_opens_a_fold(visit, site):
