@@ -159,8 +159,9 @@ def cover(app, doctree):
 
 
 def is_end(node: nodes.Node) -> bool:
-    """Whether a question covers nothing from here on."""
-    return isinstance(node, nodes.section | prediction)
+    """Whether a question covers nothing from here on: at a heading, a question, an outlook."""
+    is_outlook = isinstance(node, nodes.paragraph) and node.astext() == "You will"
+    return is_outlook or isinstance(node, nodes.section | prediction)
 
 
 def outputs_of(cell: nodes.Element) -> list[nodes.Element]:

@@ -18,7 +18,8 @@ CELLS = [
     GOOD,
     "Some words on the code.",
     asked.code("0.41 points"),
-    "It is 0.41 points.\n\nThat is more than none.\n\n(next)=\n## After\n\nOpen text.",
+    "It is 0.41 points.\n\nThat is more than none.\n\n"
+    "**You will**\n\nlearn.\n\n(next)=\n## After\n\nOpen text.",
     asked.question("What is a half?\n\nOne by two.", ":answer: -0.5", ":within: 0.1"),
     asked.code("first", "second"),
     "Of these two the first is right.\n\nThe next cell leads on.",
@@ -53,6 +54,11 @@ def test_output_and_text_up_to_the_next_heading_are_covered(page):
     assert "0.41 points" in text and "more than none" in text
     assert "Open text" not in text and "Some words" not in text
     assert "How much" not in text
+
+
+def test_what_one_will_learn_stays_open(page):
+    assert "more than none" in covered(page, 0)
+    assert "learn" not in covered(page, 0)
 
 
 def test_later_outputs_of_the_section_are_covered_too(page):

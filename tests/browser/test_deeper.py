@@ -42,7 +42,9 @@ def test_a_link_opens_the_box_that_it_leads_into(visit, site):
     formula.wait_for(state="visible")
     page, _ = visit(f"{site}{BOXED}#{FORMULA}")
     page.locator(f"#{FORMULA}").wait_for(state="visible")
-    assert page.locator(".admonition.toggle-hidden").count() > 1  # the others stay closed
+    assert (
+        page.locator(".admonition.toggle-hidden").count() > 1
+    )  # the others stay closed
 
 
 def test_the_keyboard_opens_a_fold(visit, site):
