@@ -286,10 +286,12 @@ def test_the_style_sheet_holds_what_its_parts_hold_in_the_end(html):
     """Some of them are written, or written anew, at the very end of the build."""
     static = html / "_static"
     bundle = (static / "book.css").read_text("utf8")
-    for name in ("custom.css", "pygments.css", "exercise.css", "togglebutton.css"):
+    for name in ("custom.css", "predict.css", "print.css"):
         assert (static / name).read_text("utf8") in bundle, name
-    fonts = re.findall(r"url\((vendor/[^)]+)\)", bundle)
-    assert fonts and all((static / font).is_file() for font in fonts)
+    for rule in (".highlight .k ", ".exercise", ".toggle-hidden", ".navbar", "mjx-c"):
+        assert rule in bundle, rule  # of others: what the pages use
+    fonts = re.findall(r"url\((fa-[^)]+)\)", bundle)
+    assert len(fonts) == 3 and all((static / font).is_file() for font in fonts)
     assert "@import" not in bundle
 
 
@@ -303,7 +305,7 @@ def test_style_sheets_are_joined_in_order_with_their_imports_and_addresses(tmp_p
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    css = lighter.joined([tmp_path / "deep/a.css", tmp_path / "c.css"], tmp_path)
+    css = lighter.joined([tmp_path / "deep/a.css", tmp_path / "c.css"], tmp_path, set())
     order = [css.index(rule) for rule in ("b {", "a {", "c {")]
     assert order == sorted(order) and "@import" not in css
     assert "url(dot.png)" in css and "url(nowhere.png)" in css and "url(data:x)" in css
