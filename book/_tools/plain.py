@@ -223,9 +223,8 @@ def prediction(options: dict[str, str], body: str) -> str:
             more.append(line)
         else:
             question.append(line)
-    if (
-        not answers
-    ):  # a number: the first paragraph is the question, the others the answer
+    if not answers:
+        # A number: the first paragraph is the question, the others tell the answer
         first, *others = "\n".join(question).strip().split("\n\n")
         question, more = [first], ["", "\n\n".join(others)]
     letters = [f"- **{letter}** {words}" for letter, words in zip("ABCD", answers)]

@@ -216,11 +216,7 @@
     return text;
   }
 
-  const SHARES = {
-    direct: "direct",
-    mean: "by the mean",
-    std: "by the std",
-  };
+  const SHARES = { direct: "direct", mean: "by the mean", std: "by the std" };
   // What the roads bring to the chosen row.
   function shareWords(state) {
     const { terms, dx } = numbers(state), n = state.row;
