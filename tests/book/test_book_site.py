@@ -288,6 +288,10 @@ def test_the_style_sheet_holds_what_its_parts_hold_in_the_end(html):
     bundle = (static / "book.css").read_text("utf8")
     for name in ("custom.css", "predict.css", "print.css"):
         assert (static / name).read_text("utf8") in bundle, name
+    known = lighter.words_of(html)
+    for name in ("pygments.css", "exercise.css", "togglebutton.css"):
+        whole = (static / name).read_text("utf8")
+        assert lighter.without_unused(whole, known) in bundle, name
     for rule in (".highlight .k ", ".exercise", ".toggle-hidden", ".navbar", "mjx-c"):
         assert rule in bundle, rule  # of others: what the pages use
     fonts = re.findall(r"url\((fa-[^)]+)\)", bundle)
