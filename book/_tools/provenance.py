@@ -11,6 +11,8 @@ execution, which for all chapters takes most of an hour. Where a cell prints a p
 text, comments and all, the fingerprint does not see a new comment: such cells carry
 ``nbval-check-output``, so that every test run compares what they print. The cells that check an
 exercise carry it too, so the checkers do not count: whatever they say is compared at every run.
+Nor does the reader of the offline digits: stored outputs come from MNIST, and ``execute.py``
+refuses to make them from anything else.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from pygments.token import Comment, String
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 KEY = "bnutils"  # in the notebook's metadata
-CHECKERS = "bnutils.exercises"
+NEVER_COUNT = ("bnutils.exercises", "bnutils.data.digits")
 CPP_SUFFIXES = {".h", ".hpp", ".cpp"}
 
 
@@ -69,12 +71,12 @@ def imports(source: str, package: str = "") -> set[str]:
 
 
 def modules(nb: dict, chapter: str) -> dict[str, Path]:
-    """Every module of ``bnutils`` that a notebook uses, by name, but for the checkers."""
+    """Every module of ``bnutils`` that a notebook uses, by name, but for NEVER_COUNT."""
     pending = imports("\n".join(code_cells(nb)))
     done: dict[str, Path] = {}
     while pending:
         name = pending.pop()
-        if name in done or name.startswith(CHECKERS):
+        if name in done or name.startswith(NEVER_COUNT):
             continue
         path = done[name] = module_file(name)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]

@@ -93,3 +93,12 @@ def test_what_a_reader_should_not_see_is_named_and_not_stored(
     assert message in capsys.readouterr().out
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_nothing_is_stored_from_other_data_than_mnist(stored, capsys, monkeypatch):
+    monkeypatch.setenv("BNUTILS_DATA", "digits")
+    path = stored("from bnutils import data", "print(data.load())")
+    before = path.read_bytes()
+    assert execute.main([str(path)]) == 1
+    assert "come from MNIST, but here: digits" in capsys.readouterr().out
+    assert path.read_bytes() == before

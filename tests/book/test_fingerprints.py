@@ -162,11 +162,13 @@ def test_the_fingerprint_is_the_same_for_every_python():
 def package(tmp_path, monkeypatch):
     """A small package: `first` imports `second`, `fast` has C++, `alone` nobody imports."""
     folder = tmp_path / "bnutils"
-    for name in ("exercises", "fast/csrc"):
+    for name in ("data", "exercises", "fast/csrc"):
         (folder / name).mkdir(parents=True)
     texts = {
         "__init__.py": "",
         "alone.py": "",
+        "data/__init__.py": "from bnutils.data import digits\n",
+        "data/digits.py": "",
         "first.py": "from .second import thing\n",
         "second.py": '"""A module."""\n\nthing = 1\n',
         "exercises/__init__.py": "",
@@ -207,13 +209,15 @@ def test_modules_are_found_through_modules(package):
         ("exercises/ch98.py", "unrelated = 1", False),
         ("exercises/ch99.py", "checked = 1", False),
         ("exercises/__init__.py", "checked = 1", False),
+        ("data/__init__.py", "from bnutils.data import digits\nx = 1", True),
+        ("data/digits.py", "pixels = 1", False),
         ("__init__.py", "def __getattr__(name):\n    return name", False),
         ("__init__.py", "def new(name):\n    return name", True),
         ("fast/csrc/sum.h", "", False),
     ],
 )
 def test_a_module_counts_where_it_is_used(package, name, text, counts):
-    code = "from bnutils import exercises, first"
+    code = "from bnutils import data, exercises, first"
     assert changed_by(package, name, text, code) == counts
 
 

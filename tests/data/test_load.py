@@ -11,6 +11,7 @@ import torch
 from small_mnist import N_TEST, N_TRAIN, cache, write
 
 from bnutils import data
+from bnutils.data import digits
 
 # What is loaded
 
@@ -67,6 +68,13 @@ def test_offline_digits_show_the_digits_of_scikit_learn():
     blocks = images.unfold(1, 7, 7).unfold(2, 7, 7)[..., 3, 3]  # (300, 4, 4)
     expected = torch.nn.functional.avg_pool2d(original, 2)
     torch.testing.assert_close(blocks, expected, atol=1 / 255, rtol=0)
+
+
+def test_scikit_learn_is_asked_where_its_file_is_elsewhere(monkeypatch):
+    x, y = digits.read()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    asked_x, asked_y = digits.read()
+    assert torch.equal(asked_x, x) and torch.equal(asked_y, y)
 
 
 def test_str_says_which_data_and_never_a_path(folder, monkeypatch):
