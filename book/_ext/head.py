@@ -18,6 +18,13 @@ LINK = re.compile(r'\b(href|src|action|data-content_root)="([^"]*)"')
 VIEWPORT = re.compile(r'<meta\b[^>]*name="viewport"[^>]*>\s*')
 PREVIEW = "_static/screenshot.png"
 COLOURS = {"light": "#ffffff", "dark": "#14181e"}  # the theme's grounds
+# Where a reader follows the system, the theme's script at the end of the page finds out whether
+# it is dark, and all that has been drawn by then is drawn again. Its script at the head takes
+# what stands in the browser's store: the right answer stands there by then.
+LIGHT_OR_DARK = """<script>
+if ((localStorage.getItem("mode") || "auto") === "auto")
+  localStorage.setItem("theme", matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+</script>"""
 NOT_FOUND = "404"
 
 
@@ -57,7 +64,7 @@ def add_metadata(app, pagename, templatename, context, doctree):
         f'<meta name="theme-color" content="{colour}" media="(prefers-color-scheme: {mode})" />'
         for mode, colour in COLOURS.items()
     ]
-    context["metatags"] = given + "\n".join(lines)
+    context["metatags"] = given + "\n".join([*lines, LIGHT_OR_DARK])
 
 
 def moved(text: str, folder: str, root: str = "") -> str:

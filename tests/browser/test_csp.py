@@ -38,6 +38,7 @@ HANDLERS = {"window.print()": "the theme's button Print to PDF"}
 # The beginnings of inline scripts that the pages may hold, and whose they are.
 SCRIPTS = {
     "document.documentElement.dataset.mode": "theme: light or dark, before it shows",
+    'if ((localStorage.getItem("mode")': "ours: the system's light or dark, before it shows",
     "DOCUMENTATION_OPTIONS.": "theme: the page's name, the search as one types",
     "var togglebuttonSelector": "sphinx-togglebutton",
     "let toggle": "sphinx-togglebutton",

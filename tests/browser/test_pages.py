@@ -101,6 +101,16 @@ def test_page_opens_in_the_dark(visit, site):
     assert trouble == []
 
 
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_the_colours_of_the_system_do_not_wait_for_the_theme(browser, site, mode):
+    """Its script comes last; until then nothing may be drawn in other colours."""
+    page = browser.new_page(color_scheme=mode)
+    page.route("**/pydata-sphinx-theme.js*", lambda route: route.abort())
+    page.goto(site + NAMES[0])
+    assert page.locator("html").get_attribute("data-theme") == mode
+    page.close()
+
+
 def test_axe_finds_a_picture_without_a_text(visit, site):
     page, _ = visit(site + NAMES[0])
     page.evaluate("() => document.querySelector('article').append(new Image())")
