@@ -23,7 +23,8 @@ COLOURS = {"light": "#ffffff", "dark": "#14181e"}  # the theme's grounds
 # what stands in the browser's store: the right answer stands there by then.
 LIGHT_OR_DARK = """<script>
 if ((localStorage.getItem("mode") || "auto") === "auto")
-  localStorage.setItem("theme", matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  localStorage.setItem("theme", matchMedia("(prefers-color-scheme: dark)").matches
+    ? "dark" : "light");
 </script>"""
 NOT_FOUND = "404"
 
