@@ -7,7 +7,7 @@ On one machine::
 On several, the same command on each, HOST being the name of one of them::
 
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-id 15 --rdzv-backend c10d \
-        --rdzv-endpoint HOST:29500 -m bnutils.sync.mnist --norm sync
+        --rdzv-endpoint HOST:29500 -m bnutils.sync.mnist --norm sync --batch-size 512
 
 Rank 0 writes one line of JSON for each combination of the options given.
 """
